@@ -1,0 +1,59 @@
+"""Finding what changes in the sky: difference images by compiled kernels and small networks."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+if importlib.util.find_spec("fastdiff.kernels") is None:
+    raise ImportError(
+        f"fastdiff was imported from a checkout that is not installed ({__path__[0]}): "
+        "its compiled kernels are mapped in at installation. Run `pip install -e .` there, "
+        "or start Python from another folder to use an installed fastdiff"
+    )
+
+if TYPE_CHECKING:
+    from . import simulate
+    from .difference.batch import Difference, subtract_batch
+    from .difference.detect import find_transients
+    from .models.model import load_model
+
+    __version__: str
+
+__all__ = [
+    "Difference",
+    "__version__",
+    "find_transients",
+    "load_model",
+    "simulate",
+    "subtract_batch",
+]
+
+# Public name -> the module that holds it; imported on first use, so that
+# `import fastdiff` does not pay for Numba, ONNX Runtime or astropy.
+_PUBLIC = {
+    "Difference": "fastdiff.difference.batch",
+    "find_transients": "fastdiff.difference.detect",
+    "load_model": "fastdiff.models.model",
+    "subtract_batch": "fastdiff.difference.batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("fastdiff-astro")
+    elif name == "simulate":
+        value = importlib.import_module("fastdiff.simulate")
+    elif name in _PUBLIC:
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    else:
+        raise AttributeError(f"module 'fastdiff' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Images in, difference images and tables of candidates out."""

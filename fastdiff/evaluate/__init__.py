@@ -1,0 +1,1 @@
+"""How good a difference image is: detections against a known truth."""

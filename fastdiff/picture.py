@@ -1,0 +1,223 @@
+"""A picture of one subtraction: reference, science, difference, and the candidates circled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .fits import _whole_file
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+    from matplotlib.axes import Axes
+
+MAX_PANEL = 1024
+"""Larger frames are averaged down to at most this many pixels a side."""
+
+N_STAMPS = 8
+STAMP = 31
+BRIGHTER, FAINTER = "#e8590c", "#1971c2"
+
+
+def draw_difference(
+    path: str | os.PathLike[str],
+    ref: np.ndarray,
+    sci: np.ndarray,
+    image: np.ndarray,
+    noise: np.ndarray,
+    candidates: Table,
+    title: str = "",
+) -> Path:
+    """Write a PNG: reference, science and difference, and stamps of the strongest candidates.
+
+    Reference and science are shown in an asinh stretch between the limits of zscale and the
+    99.9th percentile, the difference in units of its noise. Orange circles: brighter in the
+    science image; blue: fainter.
+
+    Parameters
+    ----------
+    path : path
+    ref, sci, image, noise : (ny, nx) float
+        NaN is drawn grey.
+    candidates : astropy.table.Table
+        With `x`, `y`, `flux` and `snr`.
+    title : str
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
+
+    order = np.argsort(-np.abs(np.asarray(candidates["snr"], float)))[:N_STAMPS]
+    with np.errstate(all="ignore"):
+        pull = np.where(noise > 0, image / noise, np.nan)
+    limits = [_limits(ref), _limits(sci)]
+
+    n_rows = 3 if len(order) else 0
+    figure = Figure(figsize=(15, 5.9 + 1.55 * n_rows), layout="constrained", facecolor="white")
+    top, *bottom = figure.subfigures(
+        2 if n_rows else 1, 1, height_ratios=[5.6, 1.7 * n_rows] if n_rows else [1], squeeze=False
+    ).ravel()
+    figure.suptitle(title, fontsize=11)
+
+    panels = top.subplots(1, 3, sharex=True, sharey=True)
+    extent = (-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5)
+    for axes, name, data, limit in zip(
+        panels[:2], ("reference", "science"), (ref, sci), limits, strict=True
+    ):
+        _show_sky(axes, _shrink(data), limit, extent)
+        axes.set_title(name)
+    bar = _show_pull(panels[2], _shrink(pull), extent)
+    panels[2].set_title("difference")
+    colorbar = top.colorbar(bar, ax=panels[2], shrink=0.75, pad=0.01)
+    colorbar.set_label("difference / noise per pixel")
+    radius = max(8.0, 0.018 * max(image.shape))
+    for axes in panels[1:]:
+        _circle(axes, candidates, radius, order if axes is panels[2] else ())
+    for axes in panels:
+        axes.set_xlabel("x [px]")
+    panels[0].set_ylabel("y [px]")
+
+    if n_rows:
+        rows = bottom[0].subplots(n_rows, N_STAMPS, squeeze=False)
+        for axes in rows.ravel():
+            axes.set_xticks([])
+            axes.set_yticks([])
+            axes.axis("off")
+        for column, index in enumerate(order):
+            x, y = float(candidates["x"][index]), float(candidates["y"][index])
+            stamps = [_cut(data, x, y) for data in (ref, sci, pull)]
+            for row, data in enumerate(stamps):
+                axes = rows[row, column]
+                axes.axis("on")
+                if row < 2:
+                    _show_sky(axes, data, _limits(data), None)
+                else:
+                    _show_pull(axes, data, None)
+            rows[0, column].set_title(
+                f"{column + 1}: ({x:.0f}, {y:.0f})\nS/N {float(candidates['snr'][index]):.1f}",
+                fontsize=9,
+            )
+        for row, name in enumerate(("ref", "sci", "diff")):
+            rows[row, 0].set_ylabel(name)
+
+    with _whole_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
+    return Path(path)
+
+
+def _limits(data: np.ndarray) -> tuple[float, float]:
+    """Lower limit of zscale and a high percentile, on at most a million pixels."""
+    step = max(1, int(np.sqrt(data.size / 1e6)))
+    good = data[::step, ::step]
+    good = good[np.isfinite(good)]
+    if good.size == 0:
+        return 0.0, 1.0
+    from astropy.visualization import ZScaleInterval
+
+    low, middle = ZScaleInterval().get_limits(good) if good.size > 4 else (good.min(), good.max())
+    high = max(middle, np.percentile(good, 99.9))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+
+def _show_sky(axes: Axes, data: np.ndarray, limit: tuple[float, float], extent: Any) -> None:
+    low, high = limit
+    stretched = np.arcsinh(10 * np.clip((data - low) / (high - low), 0, 1)) / np.arcsinh(10)
+    axes.imshow(
+        np.ma.masked_invalid(stretched),
+        cmap=_colours("gray"),
+        vmin=0,
+        vmax=1,
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+def _show_pull(axes: Axes, pull: np.ndarray, extent: Any) -> Any:
+    # Limits by the noise of what is shown: a shrunken frame has less.
+    good = pull[np.isfinite(pull)]
+    spread = 1.4826 * np.median(np.abs(good)) if good.size else 1.0
+    limit = 8 * max(spread, 0.5)
+    return axes.imshow(
+        np.ma.masked_invalid(pull),
+        cmap=_colours("RdBu_r"),
+        vmin=-limit,
+        vmax=limit,
+        origin="lower",
+        extent=extent,
+        interpolation="nearest",
+    )
+
+
+def _colours(name: str) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps[name].with_extremes(bad="#868e96")
+
+
+def _circle(axes: Axes, candidates: Table, radius: float, numbered: Any) -> None:
+    from matplotlib.collections import EllipseCollection
+
+    xy = np.column_stack([np.asarray(candidates[name], float) for name in ("x", "y")])
+    colours = [BRIGHTER if flux > 0 else FAINTER for flux in candidates["flux"]]
+    axes.add_collection(
+        EllipseCollection(
+            2 * radius,
+            2 * radius,
+            0,
+            units="xy",
+            offsets=xy.reshape(-1, 2),
+            offset_transform=axes.transData,
+            facecolors="none",
+            edgecolors=colours,
+            linewidths=1.3,
+        )
+    )
+    for number, index in enumerate(numbered, 1):
+        axes.annotate(
+            str(number),
+            xy[index] + 0.75 * radius,
+            color=colours[index],
+            fontsize=9,
+            fontweight="bold",
+            annotation_clip=True,
+        )
+
+
+def _shrink(data: np.ndarray) -> np.ndarray:
+    """Average over blocks so that no side exceeds MAX_PANEL; NaN pixels do not count."""
+    factor = -(-max(data.shape) // MAX_PANEL)
+    if factor == 1:
+        return data
+    ny, nx = (n // factor * factor for n in data.shape)
+    blocks = data[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor)
+    good = np.isfinite(blocks)
+    n_good = good.sum(axis=(1, 3))
+    total = np.where(good, blocks, 0).sum(axis=(1, 3))
+    return np.where(n_good > 0, total / np.maximum(n_good, 1), np.nan)
+
+
+def _cut(data: np.ndarray, x: float, y: float) -> np.ndarray:
+    """Stamp of STAMP pixels around (x, y); NaN outside of the frame."""
+    half = STAMP // 2
+    stamp = np.full((STAMP, STAMP), np.nan)
+    x0, y0 = round(x) - half, round(y) - half
+    ny, nx = data.shape
+    ys = slice(max(0, y0), min(ny, y0 + STAMP))
+    xs = slice(max(0, x0), min(nx, x0 + STAMP))
+    stamp[ys.start - y0 : ys.stop - y0, xs.start - x0 : xs.stop - x0] = data[ys, xs]
+    return stamp

@@ -1,0 +1,1 @@
+"""Training of the networks that fastdiff ships; needs the ``train`` extra (PyTorch)."""

@@ -1,0 +1,500 @@
+"""Recipes: how TransiNet (the paper's) and TransiNetLite (the one that ships) are trained.
+
+Samples come from `fastdiff.simulate.pairs` while the network trains; sample ``i`` of a seed
+is the same whatever the batch size, so a resumed run goes on where it stopped. Inputs are
+normalised by `fastdiff.kernels.tile.normalise_pairs`, as they are in `fastdiff.subtract_batch`;
+targets are in the same unit, the noise of the difference (sigma).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .loop import constant, cosine, stepped, train, trapezoid
+from .networks import ATTENTION, TransiNet, TransiNetLite, compress, expand
+
+__all__ = [
+    "InUnits",
+    "load_transinet_lite",
+    "multi_scale_l1",
+    "samples",
+    "train_transinet",
+    "train_transinet_lite",
+    "transinet_lite_loss",
+    "validation",
+]
+
+# The seeds of validation samples start here, out of the way of those used for training.
+_VALIDATION_SEED = 1_000_003
+# Truth above this many sigma counts as part of a transient when detections are matched.
+_TRUTH_THRESHOLD = 0.25
+
+Samples = Callable[..., Any]
+
+
+def to_batch(made: Any, threads: int | None = 1) -> dict[str, Tensor]:
+    """Tensors of what `fastdiff.simulate.pairs` returns.
+
+    Returns
+    -------
+    dict
+        ``pair`` (n, 2, h, w), ``target`` (n, 1, h, w) in sigma of the difference, and
+        ``valid`` (n, 1, h, w): 1 where the target may be learnt, 0 where the science image
+        is bad.
+    """
+    from fastdiff.kernels.tile import normalise_pairs
+
+    bad_ref = ~np.isfinite(made.ref) | made.ref_mask
+    bad_sci = ~np.isfinite(made.sci) | made.sci_mask
+    pair, sigma, _ = normalise_pairs(made.ref, made.sci, bad_ref, bad_sci, threads=threads)
+    sigma = np.asarray(sigma, np.float32).reshape(-1, 1, 1)
+    usable = np.isfinite(sigma) & (sigma > 0)
+    target = np.where(usable, made.truth / np.where(usable, sigma, 1), 0).astype(np.float32)
+    valid = ~bad_sci & usable
+    if getattr(made, "ignore", None) is not None:  # real pixels whose truth is not known
+        valid &= ~made.ignore
+    valid = valid.astype(np.float32)
+    return {
+        "pair": torch.from_numpy(np.ascontiguousarray(pair)),
+        "target": torch.from_numpy(target)[:, None],
+        "valid": torch.from_numpy(valid)[:, None],
+    }
+
+
+def samples(
+    batch: int,
+    shape: tuple[int, int],
+    *,
+    seed: int,
+    preset: str,
+    extra: Samples | None = None,
+    extra_fraction: float = 0.0,
+    **parameters: Any,
+) -> Callable[[int], Iterator[dict[str, Tensor]]]:
+    """Batches for `train`: simulated pairs, with a fraction from somewhere else if asked.
+
+    Parameters
+    ----------
+    batch : int
+        Pairs a step.
+    shape : (int, int)
+        Size of the pairs in pixels.
+    seed, preset, **parameters
+        For `fastdiff.simulate.pairs`.
+    extra : callable, optional
+        ``extra(n, start)`` returns n pairs, numbered from `start`, as an object with the
+        attributes of `fastdiff.simulate.pairs`'s result: for example pairs made from real
+        templates. They must have the same shape.
+    extra_fraction : float
+        Fraction of every batch that `extra` gives.
+    """
+    n_extra = round(batch * extra_fraction) if extra is not None else 0
+
+    def make(start: int) -> Iterator[dict[str, Tensor]]:
+        from fastdiff import simulate
+
+        step = start
+        while True:
+            n = batch - n_extra
+            parts = []
+            if n:
+                made = simulate.pairs(
+                    n, shape, seed=seed, preset=preset, start=step * n, threads=1, **parameters
+                )
+                parts.append(to_batch(made))
+            if n_extra:
+                parts.append(to_batch(extra(n_extra, step * n_extra)))
+            tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+            tensors["pair"] = tensors["pair"].contiguous(memory_format=torch.channels_last)
+            yield tensors
+            step += 1
+
+    return make
+
+
+def multi_scale_l1(factor: float = ATTENTION) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    """Eq. 4 at every resolution: mean absolute error of the target times `factor` (K).
+
+    Targets of coarser predictions are means over their pixels; bad pixels do not count.
+    """
+
+    def loss(output: list[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        valid = batch["valid"].to(output[0].device)
+        target = batch["target"].to(valid.device) * factor * valid
+        total = output[0].new_zeros(())
+        parts = {}
+        for level, prediction in enumerate(output):
+            pooled, weight = _pool(target, 2**level), _pool(valid, 2**level)
+            error = (weight * prediction.float() - pooled).abs().mean()
+            total = total + error
+            if level == 0:
+                parts["full"] = error
+        return total, parts
+
+    return loss
+
+
+def _pool(x: Tensor, size: int) -> Tensor:
+    return x if size == 1 else functional.avg_pool2d(x, size, ceil_mode=True)
+
+
+def transinet_lite_loss(
+    attention: float = 20.0, multi_scale: float = 0.2, flux: float = 0.05
+) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
+    """Absolute error of the compressed difference, with attention, coarse terms and fluxes.
+
+    Parameters
+    ----------
+    attention : float
+        Weight of pixels where the truth is 1 sigma or more, against 1 where it is zero;
+        linear between. The paper's K does this by scaling the target, which a compressed
+        target does not allow.
+    multi_scale : float
+        Weight of each coarser prediction. Its target is the sum over pixels divided by their
+        number on a side, so that noise keeps a sigma of 1.
+    flux : float
+        Weight of the flux term: for every image with a transient, the error of the summed
+        output over the truth's support (n pixels), in units of ``5 sqrt(n)`` sigma plus 5 %
+        of the flux; Huber's function of it.
+
+    Returns
+    -------
+    callable
+        ``loss(output, batch)`` for `train`.
+    """
+
+    def loss(output: list[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        target = batch["target"].to(output[0].device)
+        valid = batch["valid"].to(target.device)
+        parts: dict[str, Tensor] = {}
+        total = target.new_zeros(())
+        for scale, prediction in zip(TransiNetLite.scales, output, strict=True):
+            weight = _pool(valid, scale)
+            pooled = _pool(target * valid, scale) * scale
+            weight = weight * (1.0 + (attention - 1.0) * pooled.abs().clamp(max=1.0))
+            error = (weight * (prediction.float() - compress(pooled)).abs()).mean()
+            total = total + error * (1.0 if scale == 1 else multi_scale)
+            parts[f"l1_{scale}"] = error
+        support = (target.abs() > 0.1) * valid
+        n = support.sum((1, 2, 3))
+        # exp() of an early, wild prediction would drown everything else.
+        predicted = expand(output[0].float().clamp(-14.0, 14.0))
+        error = ((predicted - target) * support).sum((1, 2, 3))
+        unit = 5.0 * n.sqrt() + 0.05 * (target.abs() * support).sum((1, 2, 3))
+        unit = torch.where(n > 0, unit, torch.ones_like(unit))
+        huber = functional.huber_loss(error / unit, torch.zeros_like(error), reduction="sum")
+        parts["flux"] = huber / (n > 0).sum().clamp(min=1)
+        return total + flux * parts["flux"], parts
+
+    return loss
+
+
+def validation(
+    n: int, shape: tuple[int, int], *, seed: int, preset: str, **parameters: Any
+) -> Callable[[nn.Module], dict[str, float]]:
+    """Figures on `n` fixed pairs, which training with the same seed does not see.
+
+    The returned function gives: ``f1`` and its ``threshold`` (sigma; the best one of a
+    series), ``precision``, ``recall``, ``recall_snr10`` (matched-filter S/N > 10) and
+    ``false_per_image`` there; ``flux_bias`` and ``flux_scatter``, median and robust sigma of
+    summed output / true flux - 1 over the truth's support for S/N > 10; ``l1``, the error of
+    the compressed difference.
+    """
+    cached: list[dict[str, Tensor]] = []
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        from fastdiff import simulate
+        from fastdiff.evaluate import detection
+
+        if not cached:
+            made = simulate.pairs(
+                n, shape, seed=seed + _VALIDATION_SEED, preset=preset, threads=1, **parameters
+            )
+            cached.append(to_batch(made))
+        batch = cached[0]
+        device = next(network.parameters()).device
+        output = torch.cat([network(part.to(device)).cpu() for part in batch["pair"].split(64)])
+        target = batch["target"] * batch["valid"]
+        output = output * batch["valid"]
+        y, t = output[:, 0].numpy(), target[:, 0].numpy()
+        curve = detection.precision_recall(
+            np.abs(y), np.abs(t), np.geomspace(0.2, 5.0, 12), truth_threshold=_TRUTH_THRESHOLD
+        )
+        sums = np.maximum(curve.precision + curve.recall, 1e-9)
+        f1 = 2 * curve.precision * curve.recall / sums
+        best = int(np.nanargmax(np.where(np.isfinite(f1), f1, -1)))
+        regions = detection.truth_regions(np.abs(t), _TRUTH_THRESHOLD, values=t)
+        found = detection.detected(np.abs(y) >= curve.threshold[best], regions.labels)
+        bright = regions.snr > 10
+        fluxes = detection.sum_regions(y, regions.labels)
+        error = fluxes[bright] / regions.flux[bright] - 1
+        bias = float(np.median(error)) if len(error) else 0.0
+        return {
+            "f1": f1[best],
+            "threshold": curve.threshold[best],
+            "precision": curve.precision[best],
+            "recall": curve.recall[best],
+            "recall_snr10": float(found[bright].mean()) if bright.any() else float("nan"),
+            "false_per_image": curve.fp[best] / len(y),
+            "flux_bias": bias,
+            "flux_scatter": 1.4826 * float(np.median(np.abs(error - bias))) if len(error) else 0.0,
+            "l1": float((compress(output) - compress(target)).abs().mean()),
+        }
+
+    return evaluate
+
+
+def train_transinet_lite(
+    out: str | os.PathLike[str],
+    *,
+    steps: int = 60_000,
+    seed: int = 0,
+    preset: str = "survey",
+    batch: int = 64,
+    size: int = 64,
+    channels: tuple[int, int, int, int] = (32, 48, 80, 128),
+    learning_rate: float = 2e-3,
+    schedule: str = "trapezoid",
+    warm_up: int = 500,
+    average: float = 0.999,
+    clip: float = 1.0,
+    weight_decay: float = 1e-4,
+    attention: float = 20.0,
+    multi_scale: float = 0.2,
+    flux: float = 0.05,
+    extra: Samples | None = None,
+    extra_fraction: float = 0.25,
+    parameters: Mapping[str, Any] | None = None,
+    initial: str | os.PathLike[str] | None = None,
+    n_validation: int = 512,
+    evaluate_every: int = 1000,
+    checkpoint_every: int = 500,
+    log_every: int = 100,
+    resume: bool = True,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Train the small network and write ``transinet-lite.onnx`` into `out`.
+
+    Parameters
+    ----------
+    out : path
+        Folder of the checkpoint, the log and the model. An interrupted run continues here.
+    steps, batch, size
+        Steps in all, pairs a step, side of the pairs in pixels (a multiple of 16).
+    seed : int
+        Seed of the samples and of the first weights.
+    preset, parameters
+        For `fastdiff.simulate.pairs`.
+    channels : tuple of int
+        Maps of `TransiNetLite`.
+    learning_rate, schedule, warm_up, average, clip, weight_decay
+        Peak rate of AdamW; ``"trapezoid"``, ``"cosine"`` or ``"constant"``; steps of warm-up;
+        decay of the averaged weights, which are the result; largest norm of the gradient.
+    attention, multi_scale, flux
+        See `transinet_lite_loss`.
+    extra, extra_fraction
+        See `samples`.
+    initial : path, optional
+        A checkpoint whose averaged weights the network starts from (fine-tuning).
+    n_validation, evaluate_every
+        Fixed held-out pairs, measured every so many steps (0: never): see `validation`.
+    checkpoint_every, log_every, resume, progress
+        See `fastdiff.training.loop.train`.
+    threads : int, optional
+        Threads of PyTorch.
+    device : str
+        PyTorch device that trains, for example ``"cuda"``.
+
+    Returns
+    -------
+    pathlib.Path
+        The ONNX file.
+    """
+    schedules = {
+        "trapezoid": trapezoid(warm_up),
+        "cosine": cosine(warm_up),
+        "constant": constant,
+    }
+    if schedule not in schedules:
+        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(schedules)}")
+    if size % TransiNetLite.stride or size < TransiNetLite.stride:
+        raise ValueError(f"size is {size}; it must be a multiple of {TransiNetLite.stride} pixels")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    parameters = dict(parameters or {})
+    torch.manual_seed(seed)
+    network: nn.Module = TransiNetLite(channels)
+    if initial is not None:
+        network = load_transinet_lite(initial)
+        for parameter in network.parameters():
+            parameter.requires_grad_(True)
+    network = network.to(device, memory_format=torch.channels_last)
+    check = None
+    if evaluate_every:
+        check = validation(n_validation, (size, size), seed=seed, preset=preset, **parameters)
+    network = train(
+        network,
+        samples(
+            batch,
+            (size, size),
+            seed=seed,
+            preset=preset,
+            extra=extra,
+            extra_fraction=extra_fraction,
+            **parameters,
+        ),
+        transinet_lite_loss(attention, multi_scale, flux),
+        steps=steps,
+        out=out,
+        seed=seed,
+        learning_rate=learning_rate,
+        schedule=schedules[schedule],
+        weight_decay=weight_decay,
+        clip=clip,
+        average=average,
+        checkpoint_every=checkpoint_every,
+        resume=resume,
+        evaluate=check,
+        evaluate_every=evaluate_every,
+        log_every=log_every,
+        progress=progress,
+    )
+    recipe = (
+        f"transinet-lite, channels {channels}, preset {preset}, parameters {parameters}, "
+        f"seed {seed}, {steps} steps of {batch} pairs of {size} x {size}, "
+        f"AdamW {learning_rate} {schedule}, attention {attention}, multi-scale {multi_scale}, "
+        f"flux {flux}, extra {extra_fraction if extra is not None else 0}"
+    )
+    return _export(network.cpu(), Path(out) / "transinet-lite.onnx", recipe, stride=16)
+
+
+def load_transinet_lite(checkpoint: str | os.PathLike[str], averaged: bool = True) -> TransiNetLite:
+    """Network of a checkpoint that `train_transinet_lite` wrote, in evaluation mode."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = state["averaged" if averaged else "network"]
+    levels = ("stem", "down2", "down3", "down4")
+    try:
+        network = TransiNetLite([len(weights[f"{level}.0.weight"]) for level in levels])
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"checkpoint {checkpoint} does not hold a TransiNetLite ({error}); give one that "
+            "train_transinet_lite wrote"
+        ) from error
+    return network.eval()
+
+
+class InUnits(nn.Module):
+    """A network that sees its input, and gives its output, in units of `unit`.
+
+    The paper's images lie between 0 and 1; normalised pairs are in sigma.
+    """
+
+    def __init__(self, network: nn.Module, unit: float):
+        super().__init__()
+        self.network, self.unit = network, float(unit)
+
+    def forward(self, pair: Tensor) -> Tensor | list[Tensor]:
+        """Difference of `pair`; in training mode what the network returns."""
+        output = self.network(pair * (1.0 / self.unit))
+        return output if self.training else output * self.unit
+
+
+def train_transinet(
+    out: str | os.PathLike[str],
+    *,
+    steps: int = 98_000,
+    seed: int = 0,
+    preset: str = "paper",
+    width: float = 1.0,
+    batch: int = 16,
+    size: int = 140,
+    unit: float = 100.0,
+    learning_rate: float = 3e-4,
+    round_two: int = 90_000,
+    extra: Samples | None = None,
+    extra_fraction: float = 0.75,
+    parameters: Mapping[str, Any] | None = None,
+    checkpoint_every: int = 1000,
+    log_every: int = 100,
+    resume: bool = True,
+    threads: int | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+) -> Path:
+    """Train the paper's network as section 4.3 says and write ``transinet.onnx`` into `out`.
+
+    Adam at 3e-4, 90,000 steps on 16 synthetic pairs of 140 x 140, then 8,000 in which the
+    rate drops by 0.3 every 20,000; targets times K = 100; L1 at seven resolutions (eq. 4).
+
+    Parameters
+    ----------
+    width : float
+        Factor on the maps: 1 is the paper's network (155 million parameters).
+    unit : float
+        Sigmas that count as the paper's full brightness of 1.
+    round_two : int
+        Step at which the second round starts: the one with `extra` (real) pairs, 12 of 16.
+    out, steps, seed, preset, batch, size, learning_rate, extra, extra_fraction, parameters
+        As for `train_transinet_lite`.
+    checkpoint_every, log_every, resume, threads, device, progress
+        As for `train_transinet_lite`.
+
+    Returns
+    -------
+    pathlib.Path
+        The ONNX file.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    network = InUnits(TransiNet(width), unit).to(device)
+    common = {"seed": seed, "preset": preset, **(parameters or {})}
+    first = samples(batch, (size, size), **common)
+    second = samples(batch, (size, size), extra=extra, extra_fraction=extra_fraction, **common)
+
+    def batches(start: int) -> Iterator[dict[str, Tensor]]:
+        step, source = start, None
+        while True:
+            if source is None or step == round_two:
+                source = (first if step < round_two else second)(step)
+            yield next(source)
+            step += 1
+
+    network = train(
+        network,
+        batches,
+        multi_scale_l1(ATTENTION / unit),
+        steps=steps,
+        out=out,
+        seed=seed,
+        learning_rate=learning_rate,
+        schedule=stepped(20_000, 0.3, round_two),
+        checkpoint_every=checkpoint_every,
+        log_every=log_every,
+        resume=resume,
+        progress=progress,
+    )
+    recipe = (
+        f"transinet, width {width}, preset {preset}, parameters {parameters or {}}, seed {seed}, "
+        f"{steps} steps of {batch} pairs of {size} x {size}, Adam {learning_rate}, "
+        f"extra {extra_fraction if extra is not None else 0}"
+    )
+    return _export(network.cpu(), Path(out) / "transinet.onnx", recipe, stride=64)
+
+
+def _export(network: nn.Module, path: Path, recipe: str, stride: int) -> Path:
+    from .export import export_onnx, provenance
+
+    export_onnx(network, path, {"provenance": provenance(recipe), "stride": str(stride)})
+    return path

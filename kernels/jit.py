@@ -1,0 +1,177 @@
+"""The only file that imports Numba: how every kernel is compiled, threaded and launched.
+
+A kernel is written once, as functions of one item (a pixel, a tile, a sample), marked
+``@item``. Two thin loops call them: one marked ``@cpu_loop``, which takes a half-open
+range of items as its first two arguments, and one marked ``@cuda_kernel``.
+
+Threads are Python threads over ranges of items (the compiled loops release the GIL),
+not ``numba.prange``: the number of threads then belongs to the call and not to the
+process, calls from several threads of the caller's cannot collide (Numba's built-in
+threading layer aborts the process when they do), a fork is harmless, and a loop compiles
+in a third of the time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import pathlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def _key_cache_on_sources() -> None:
+    """Give Numba a cache folder named after the kernels' sources.
+
+    Numba's own key is the caller's file only: after a change in another file it would
+    run stale machine code.
+    """
+    if "NUMBA_CACHE_DIR" in os.environ:
+        return
+    digest = hashlib.sha256(__name__.encode())  # cached code imports its module by name
+    for source in sorted(pathlib.Path(__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    import numba
+
+    numba.config.CACHE_DIR = str(base / "fastdiff" / f"numba-{digest.hexdigest()[:16]}")
+
+
+_key_cache_on_sources()
+
+import numba  # noqa: E402
+from numba import cuda  # noqa: E402  (kernels take it from here)
+from numba.extending import register_jitable  # noqa: E402
+
+item = register_jitable
+"""Mark a function of one item: plain Python, compiled into whichever loop calls it."""
+
+# Reassociation and fused multiply-add let loops vectorise; NaN and infinity keep their
+# meaning, because bad pixels are told by them.
+FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
+
+
+def cpu_loop(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile ``function(start, stop, *arrays)`` for the CPU, without the GIL, cached on disk."""
+    compiled = numba.njit(
+        nogil=True, cache=True, fastmath=set(FAST_MATH), error_model="numpy", boundscheck=False
+    )(function)
+    _compiled_loops.append(compiled)
+    return compiled
+
+
+_compiled_loops: list[Any] = []
+_pool: ThreadPoolExecutor | None = None
+_pool_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_pool)
+
+
+def cpu_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run(loop: Callable[..., None], n_items: int, threads: int | None, *args: Any) -> None:
+    """Call ``loop(start, stop, *args)`` over ``range(n_items)`` on `threads` threads.
+
+    Ranges are a few per thread, so that uneven items balance. The result must not depend
+    on how items are grouped: items write to places of their own.
+    """
+    threads = max(1, min(threads or cpu_count(), n_items))
+    if threads == 1:
+        if n_items:
+            loop(0, n_items, *args)
+        return
+    n_ranges = min(n_items, 8 * threads)
+    bounds = [n_items * i // n_ranges for i in range(n_ranges + 1)]
+    ranges = iter(list(zip(bounds[:-1], bounds[1:], strict=True)))
+    lock = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with lock:
+                bound = next(ranges, None)
+            if bound is None:
+                return
+            loop(*bound, *args)
+
+    futures = [_get_pool().submit(work) for _ in range(threads - 1)]
+    try:
+        work()
+    finally:
+        for future in futures:
+            future.result()
+
+
+def _get_pool() -> ThreadPoolExecutor:
+    global _pool
+    with _pool_lock:
+        if _pool is None:
+            _pool = ThreadPoolExecutor(max(64, cpu_count()), thread_name_prefix="fastdiff")
+        return _pool
+
+
+def compile_seconds() -> dict[str, float]:
+    """Seconds that each CPU loop took to compile in this process (0 when the cache had it)."""
+    seconds = {}
+    for loop in _compiled_loops:
+        timers = [loop.get_metadata(signature).get("timers", {}) for signature in loop.signatures]
+        seconds[loop.py_func.__name__] = sum(t.get("compiler_lock", 0.0) for t in timers if t)
+    return seconds
+
+
+class CudaKernel:
+    """A CUDA kernel that is compiled at its first launch, so that no GPU is needed to import it."""
+
+    def __init__(self, function: Callable[..., None]):
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    @functools.cached_property
+    def _compiled(self) -> Any:
+        return cuda.jit(self.function, fastmath=True)
+
+    def launch(
+        self, grid: int | tuple[int, ...], block: int | tuple[int, ...], *args: Any, stream: int = 0
+    ) -> None:
+        """Launch on `stream` (a CUDA stream handle, 0 for the default stream)."""
+        handle = cuda.external_stream(stream) if stream else 0
+        self._compiled[grid, block, handle](*args)
+
+    def ptx(self, signature: tuple[Any, ...], compute_capability: tuple[int, int]) -> str:
+        """PTX of this kernel for example arguments or Numba types; needs no GPU.
+
+        Numba asks the driver for the device while it compiles an ``@item``; there is none
+        here, so the question is answered with `compute_capability`.
+        """
+        from types import SimpleNamespace
+        from unittest import mock
+
+        from numba.cuda import dispatcher
+
+        types = tuple(a if isinstance(a, numba.types.Type) else numba.typeof(a) for a in signature)
+        device = SimpleNamespace(compute_capability=compute_capability)
+        with mock.patch.object(dispatcher, "get_current_device", lambda: device):
+            text, _ = cuda.compile_ptx(self.function, types, cc=compute_capability, fastmath=True)
+        return text
+
+
+cuda_kernel = CudaKernel
+
+
+def cuda_available() -> bool:
+    """Whether Numba finds a CUDA device."""
+    try:
+        return bool(cuda.is_available())
+    except Exception:  # a missing or broken driver raises errors of many kinds
+        return False
