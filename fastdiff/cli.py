@@ -30,7 +30,8 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 N_DEMO = 20
-DEMO_START = 0
+MAX_FALSE = 10  # rows of the demo's table
+DEMO_START = 12
 DEMO_SKY = {
     "preset": "survey",
     "n_transients": (N_DEMO, N_DEMO),
@@ -40,8 +41,13 @@ DEMO_SKY = {
     "star_density": (2, 4),
     "fwhm_ref": (2.5, 3.5),
     "fwhm_sci": (2.5, 4.5),
+    "p_central_galaxy": 0,
+    "p_cluster": 0,
+    # The preset's turns and scales are those of small stamps; these move a corner by 0.15 px.
+    "rotation": 1e-4,
+    "scaling": 1e-4,
 }
-"""What the demo's sky has: the survey preset, at good seeing and with nothing but new sources."""
+"""The demo's sky: the survey preset at good seeing, and nothing changes but new sources."""
 
 
 class Sign(enum.StrEnum):
@@ -445,8 +451,8 @@ def _print_candidates(table: Table, limit: int = 20) -> None:
             f"{row['x']:.1f}",
             f"{row['y']:.1f}",
             *((f"{row['ra']:.6f}", f"{row['dec']:+.6f}") if sky else ()),
-            f"{row['flux']:.1f}",
-            f"{row['flux_err']:.1f}",
+            f"{row['flux']:.5g}",
+            f"{row['flux_err']:.5g}",
             f"{row['snr']:.1f}",
             str(row["flags"]),
         )
@@ -571,20 +577,22 @@ def demo(
             hit = candidates[match]
             distance = ((hit["x"] - row["x"]) ** 2 + (hit["y"] - row["y"]) ** 2) ** 0.5
             measured = (
-                f"{hit['flux']:.1f}", f"{hit['snr']:.1f}", f"{distance:.2f}",
+                f"{hit['flux']:.5g}", f"{hit['snr']:.1f}", f"{distance:.2f}",
                 "[green]found[/green]",
             )  # fmt: skip
         listing.add_row(
-            f"{row['x']:.1f}", f"{row['y']:.1f}", f"{row['flux']:.1f}", f"{row['snr']:.1f}",
+            f"{row['x']:.1f}", f"{row['y']:.1f}", f"{row['flux']:.5g}", f"{row['snr']:.1f}",
             *measured,
         )  # fmt: skip
-    for index in false:
+    for index in sorted(false, key=lambda k: -abs(candidates["snr"][k]))[:MAX_FALSE]:
         hit = candidates[index]
         listing.add_row(
-            f"{hit['x']:.1f}", f"{hit['y']:.1f}", "", "", f"{hit['flux']:.1f}",
+            f"{hit['x']:.1f}", f"{hit['y']:.1f}", "", "", f"{hit['flux']:.5g}",
             f"{hit['snr']:.1f}", "", "[yellow]false[/yellow]",
         )  # fmt: skip
     out.print(listing)
+    if len(false) > MAX_FALSE:
+        out.print(f"... and {len(false) - MAX_FALSE} more false ones in the file of candidates")
     n_found = sum(match is not None for match in found)
     out.print(
         f"found {n_found} of {len(truth)}, missed {len(truth) - n_found}, false {len(false)}   "

@@ -67,9 +67,15 @@ def draw_difference(
     limits = [_limits(ref), _limits(sci)]
 
     n_rows = 3 if len(order) else 0
-    figure = Figure(figsize=(15, 5.9 + 1.55 * n_rows), layout="constrained", facecolor="white")
+    ny, nx = image.shape
+    panels_high = 1.3 + min(max(4.4 * ny / nx, 1.5), 9.0)  # inches; a panel is 4.4 wide
+    stamps_high = 1.7 * n_rows
+    figure = Figure((15, panels_high + stamps_high), layout="constrained", facecolor="white")
     top, *bottom = figure.subfigures(
-        2 if n_rows else 1, 1, height_ratios=[5.6, 1.7 * n_rows] if n_rows else [1], squeeze=False
+        2 if n_rows else 1,
+        1,
+        height_ratios=[panels_high, stamps_high] if n_rows else [1],
+        squeeze=False,
     ).ravel()
     figure.suptitle(title, fontsize=11)
 
@@ -84,7 +90,7 @@ def draw_difference(
     panels[2].set_title("difference")
     colorbar = top.colorbar(bar, ax=panels[2], shrink=0.75, pad=0.01)
     colorbar.set_label("difference / noise per pixel")
-    radius = max(8.0, 0.018 * max(image.shape))
+    radius = max(8.0, (0.018 if len(candidates) <= 100 else 0.008) * max(image.shape))
     for axes in panels[1:]:
         _circle(axes, candidates, radius, order if axes is panels[2] else ())
     for axes in panels:

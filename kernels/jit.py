@@ -125,7 +125,9 @@ def compile_seconds() -> dict[str, float]:
     """Seconds that each CPU loop took to compile in this process (0 when the cache had it)."""
     seconds = {}
     for loop in _compiled_loops:
-        timers = [loop.get_metadata(signature).get("timers", {}) for signature in loop.signatures]
+        timers = [
+            (loop.get_metadata(signature) or {}).get("timers", {}) for signature in loop.signatures
+        ]
         seconds[loop.py_func.__name__] = sum(t.get("compiler_lock", 0.0) for t in timers if t)
     return seconds
 
@@ -161,7 +163,7 @@ class CudaKernel:
 
         types = tuple(a if isinstance(a, numba.types.Type) else numba.typeof(a) for a in signature)
         device = SimpleNamespace(compute_capability=compute_capability)
-        with mock.patch.object(dispatcher, "get_current_device", lambda: device):
+        with mock.patch.object(dispatcher, "get_current_device", return_value=device):
             text, _ = cuda.compile_ptx(self.function, types, cc=compute_capability, fastmath=True)
         return text
 

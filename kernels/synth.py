@@ -90,6 +90,7 @@ class Scene(NamedTuple):
     # point-spread functions, eqs 9-11
     fwhm_ref: tuple[float, float]
     fwhm_sci: tuple[float, float]
+    fwhm_law: float  # 0: uniform (eq 9); 1: log-uniform
     fwhm_ratio_max: float  # sci FWHM / ref FWHM stays within [1/max, max]; 0: independent
     ecc_max_ref: float
     ecc_max_sci: float
@@ -197,7 +198,7 @@ def philox(c0, c1, c2, c3, k0, k1):
 @jit.item
 def unit(word):
     """A uniform number in (0, 1) from 32 random bits."""
-    return (f32(word >> u64(8)) + f32(0.5)) * f32(2.0**-24)
+    return (f32(np.int32(word >> u64(8))) + f32(0.5)) * f32(2.0**-24)
 
 
 @jit.item
@@ -582,8 +583,12 @@ def draw_scene(
     width, height = f32(nx), f32(ny)
 
     # point-spread functions
-    fwhm_ref = draw_range(state, scene.fwhm_ref)
-    fwhm_sci = draw_range(state, scene.fwhm_sci)
+    if scene.fwhm_law > f32(0):
+        fwhm_ref = draw_log_range(state, scene.fwhm_ref)
+        fwhm_sci = draw_log_range(state, scene.fwhm_sci)
+    else:
+        fwhm_ref = draw_range(state, scene.fwhm_ref)
+        fwhm_sci = draw_range(state, scene.fwhm_sci)
     if scene.fwhm_ratio_max > f32(0):
         fwhm_sci = min(
             max(fwhm_sci, fwhm_ref / scene.fwhm_ratio_max), fwhm_ref * scene.fwhm_ratio_max
@@ -1034,17 +1039,16 @@ def sky_value(frame, image, x, y, width, height):
 
 
 @jit.item
-def pixel_noise(seed, sample, image, x, y):
-    """The random numbers of one pixel of one image: two normal ones, one uniform one.
+def pixel_words(seed, sample, image, x, y):
+    """Three random words of one pixel of one image.
 
     Its counter holds the coordinates, so that it does not depend on the frame's width.
     """
     stream = STREAM_REF if image == REF else STREAM_SCI
-    word = (u64(y) << u64(16)) | u64(x)
     low, high = u64(sample) & MASK32, u64(sample) >> SHIFT32
-    w0, w1, w2, _ = philox(word, stream, low, high, u64(seed) & MASK32, u64(seed) >> SHIFT32)
-    photon, read = normal_pair(w0, w1)
-    return photon, read, unit(w2)
+    key0, key1 = u64(seed) & MASK32, u64(seed) >> SHIFT32
+    w0, w1, w2, _ = philox((u64(y) << u64(16)) | u64(x), stream, low, high, key0, key1)
+    return w0, w1, w2
 
 
 @jit.item
@@ -1172,6 +1176,67 @@ def draw_scenes_cuda(
         )
 
 
+@jit.item
+def observe_row(
+    seed, sample, image, y, exposures, read_noise, full_well, electrons, extra, words, normals
+):
+    """A row of expected electrons, observed in place: `poisson` and `detect` of each pixel.
+
+    Stages of a row in functions and loops of their own vectorise; together they do not.
+    """
+    photon, read, uniform = normals[0], normals[1], normals[2]
+    fill_words(seed, sample, image, y, words[0], words[1], words[2])
+    fill_normals(words[0], words[1], words[2], photon, read, uniform)
+    faint = False
+    for x in range(electrons.size):
+        electrons[x] *= exposures
+        faint |= electrons[x] < POISSON_INVERSION
+    if faint:
+        for x in range(electrons.size):
+            electrons[x] = poisson(electrons[x], photon[x], uniform[x])
+    else:
+        for x in range(electrons.size):
+            electrons[x] = poisson_by_quantile(electrons[x], photon[x])
+    for x in range(electrons.size):
+        electrons[x] = detect(electrons[x], read[x], extra[x], exposures, read_noise, full_well)
+
+
+@jit.item
+def fill_words(seed, sample, image, y, words0, words1, words2):
+    for x in range(words0.size):
+        words0[x], words1[x], words2[x] = pixel_words(seed, sample, image, x, y)
+
+
+@jit.item
+def fill_normals(words0, words1, words2, photon, read, uniform):
+    for x in range(words0.size):
+        uniform[x] = unit(words2[x])
+        photon[x], read[x] = normal_pair(words0[x], words1[x])
+
+
+@jit.item
+def resample_row(upper, lower, fx, fy, gain, out):
+    for x in range(out.size):
+        out[x] = resample(upper[x], upper[x + 1], lower[x], lower[x + 1], fx, fy) / gain
+
+
+@jit.item
+def lose_row(frame, image, y, columns, upper, lower, out):
+    """Put NaN where `is_lost`; most rows have no such pixel, and that is quickly seen."""
+    m = MISSING_REF + 4 * image
+    suspect = frame[m + 2] <= y < frame[m + 3]
+    if frame[HIDE_SATURATED] > f32(0):
+        brightest = f32(0)
+        for x in range(upper.size):
+            brightest = max(brightest, max(upper[x], lower[x]))
+        suspect |= brightest >= frame[FULL_WELL]
+    if suspect:
+        for x in range(out.size):
+            v00, v01, v10, v11 = upper[x], upper[x + 1], lower[x], lower[x + 1]
+            if is_lost(frame, image, columns[x], y, v00, v01, v10, v11):
+                out[x] = f32(np.nan)
+
+
 @jit.cpu_loop
 def render_cpu(
     start,
@@ -1201,9 +1266,8 @@ def render_cpu(
     # one row and column more than the frame, for the bilinear shift
     planes = np.empty((3, band + 1, nx + 1), np.float32)
     extras = np.empty((2, band + 1, nx + 1), np.float32)
-    row_photon = np.empty(nx + 1, np.float32)
-    row_read = np.empty(nx + 1, np.float32)
-    row_uniform = np.empty(nx + 1, np.float32)
+    words = np.empty((3, nx + 1), np.uint32)
+    normals = np.empty((3, nx + 1), np.float32)
     width, full_height = f32(nx), f32(ny)
     for item in range(start, stop):
         i, y0 = item // n_bands, (item % n_bands) * band
@@ -1260,24 +1324,20 @@ def render_cpu(
                 for x in range(nx):
                     variance[i, y + y0, x] = variance_value(own, ref_e[x], sci_e[x])
             for image in range(2):
-                line, extra = planes[image, y], extras[image, y]
                 n = own[EXPOSURES] if image == REF else f32(1)
-                read_noise, full_well = own[READ_NOISE], own[FULL_WELL]
-                for x in range(nx + 1):
-                    photon, read, uniform = pixel_noise(seed, first + i, image, x, y + y0)
-                    row_photon[x], row_read[x], row_uniform[x] = photon, read, uniform
-                faint = False
-                for x in range(nx + 1):
-                    line[x] *= n
-                    faint |= line[x] < POISSON_INVERSION
-                if faint:
-                    for x in range(nx + 1):
-                        line[x] = poisson(line[x], row_photon[x], row_uniform[x])
-                else:
-                    for x in range(nx + 1):
-                        line[x] = poisson_by_quantile(line[x], row_photon[x])
-                for x in range(nx + 1):
-                    line[x] = detect(line[x], row_read[x], extra[x], n, read_noise, full_well)
+                observe_row(
+                    seed,
+                    first + i,
+                    image,
+                    y + y0,
+                    n,
+                    own[READ_NOISE],
+                    own[FULL_WELL],
+                    planes[image, y],
+                    extras[image, y],
+                    words,
+                    normals,
+                )
         for image in range(3):
             column = min(image, SCI)
             fx, fy, gain = (
@@ -1285,8 +1345,6 @@ def render_cpu(
                 own[FY_REF + 2 * column],
                 own[GAIN_REF + column],
             )
-            hidden = own[HIDE_SATURATED] > f32(0)
-            missing = own[MISSING_REF + 4 * column + 1] > f32(0)
             for y in range(height - 1):
                 p, below = planes[image, y], planes[image, y + 1]
                 out = (
@@ -1294,25 +1352,13 @@ def render_cpu(
                     if image == REF
                     else (sci[i, y + y0] if image == SCI else truth[i, y + y0])
                 )
-                for x in range(nx):
-                    out[x] = resample(p[x], p[x + 1], below[x], below[x + 1], fx, fy) / gain
-                if image != TRUTH and (hidden or missing):
-                    for x in range(nx):
-                        if is_lost(
-                            own,
-                            image,
-                            columns[x],
-                            f32(y + y0),
-                            p[x],
-                            p[x + 1],
-                            below[x],
-                            below[x + 1],
-                        ):
-                            out[x] = f32(np.nan)
+                resample_row(p, below, fx, fy, gain, out)
+                if image != TRUTH:
+                    lose_row(own, image, f32(y + y0), columns, p, below, out)
 
 
 @jit.item
-def sky_electrons(frame, sources, n_sources, background, plane, x, y, nx, ny):
+def sky_electrons(frame, sources, n_sources, background, sample, plane, x, y, nx, ny):
     """Electrons that one plane's sources send to pixel (x, y), gathered over the table."""
     total = f32(0)
     for k in range(n_sources[plane]):
@@ -1320,7 +1366,7 @@ def sky_electrons(frame, sources, n_sources, background, plane, x, y, nx, ny):
     if plane != TRUTH:
         total += sky_value(frame, plane, f32(x), f32(y), f32(nx), f32(ny))
         if background.size:
-            total += background[plane, y, x]
+            total += background[sample, plane, y, x]
     return total
 
 
@@ -1354,7 +1400,6 @@ def render_cuda(
         return
     i, y, x = item // (ny * nx), (item // nx) % ny, item % nx
     own, sample = frame[i], first + i
-    back = background[i] if background.size else background[0]
     fx, fy = own[FX_SCI], own[FY_SCI]
     for image in range(2):
         shifted = own[FX_REF + 2 * image] > f32(0) or own[FY_REF + 2 * image] > f32(0)
@@ -1362,19 +1407,26 @@ def render_cuda(
         v00, v01, v10, v11 = f32(0), f32(0), f32(0), f32(0)
         for j in range(4 if shifted else 1):
             px, py = x + j % 2, y + j // 2
-            value = sky_electrons(own, sources[i], n_sources[i], back, image, px, py, nx, ny)
+            value = sky_electrons(
+                own, sources[i], n_sources[i], background, i, image, px, py, nx, ny
+            )
             if image == SCI:
-                t = sky_electrons(own, sources[i], n_sources[i], back, TRUTH, px, py, nx, ny)
+                t = sky_electrons(
+                    own, sources[i], n_sources[i], background, i, TRUTH, px, py, nx, ny
+                )
                 wx, wy = fx if j % 2 else f32(1) - fx, fy if j // 2 else f32(1) - fy
                 changed += t * wx * wy
                 value += t
                 if j == 0:
-                    e_ref = sky_electrons(own, sources[i], n_sources[i], back, REF, x, y, nx, ny)
+                    e_ref = sky_electrons(
+                        own, sources[i], n_sources[i], background, i, REF, x, y, nx, ny
+                    )
                     variance[i, y, x] = variance_value(own, e_ref, value)
-            photon, read, uniform = pixel_noise(seed, sample, image, px, py)
+            w0, w1, w2 = pixel_words(seed, sample, image, px, py)
+            photon, read = normal_pair(w0, w1)
             n = own[EXPOSURES] if image == REF else f32(1)
             extra = defect_electrons(defects[i], n_defects[i], image, px, py)
-            photons = poisson(n * value, photon, uniform)
+            photons = poisson(n * value, photon, unit(w2))
             value = detect(photons, read, extra, n, own[READ_NOISE], own[FULL_WELL])
             if j == 0:
                 v00 = value

@@ -22,13 +22,7 @@ quantisation step; where one value holds a quarter of the slice (sigma below 1.6
 and standard deviation of the slice stand in. A constant tile has sigma 0; sigma_d = 0 is
 replaced by 1.
 
-Photometric scale: sums over blocks of 4 x 4 pixels, then over boxes of 5 x 5 blocks around the
-brightest, less the mean of the ring of blocks around (so that a gradient of the sky cancels);
-weighted median of sci/ref over the boxes with S/N > 10 in ref. The weight is the S/N, capped,
-so that no single star rules. A box of 20 pixels holds nearly all flux of a source in both
-seeings; where fewer than 8 boxes qualify (small or crowded frames), boxes of 3 x 3 blocks are
-used, which lose some flux of a wide PSF. One source alone cannot tell a change of its own
-flux from a change of the scale.
+Photometric scale: `photometry`, from sums over blocks of 4 x 4 pixels that are made here.
 
 Cost: `cut_tiles` and `stitch_tiles` read and write each pixel once and run near the speed of
 memory; `measure_tiles` sorts 4096 values a tile.
@@ -46,25 +40,15 @@ import numpy as np
 
 from . import jit
 from .jit import cuda
+from .photometry import BLOCK, measure_scale
 
 MAX_SAMPLES = 4096
 """Pixels of a tile that are sorted for its sky and noise."""
 MIN_SAMPLES = 64
 """A tile with fewer good samples takes the median sky and noise of the frame's other tiles."""
-BLOCK = 4
-"""Side of the blocks (pixels) whose sums give the photometric scale."""
-MIN_SNR = 10.0
-"""Least S/N in ref of a box that is used for the photometric scale."""
-MAX_WEIGHT = 100.0
-"""S/N above which the weight of such a box no longer grows."""
-MIN_WIDE = 8
-"""Number of boxes from which on the photometric scale comes from wide ones."""
-SCALE_LIMITS = (1e-3, 1e3)
-"""Bounds of the photometric scale."""
 
 _LIMIT = 1e30  # magnitudes above it overflow in squares: treated as bad
 _CHANNEL_LIMIT = np.float32(1e9)  # far beyond any star; keeps float32 channels finite
-_STEPS = 44  # bisections of log(a) over SCALE_LIMITS: below float32 resolution
 
 
 # ---------------------------------------------------------------------------- items
@@ -222,80 +206,6 @@ def _good_pair(ref, sci, ref_bad, sci_bad, sky_r, sky_s):
 
 
 @jit.item
-def _window(plane, by, bx, radius):
-    """Sum over the blocks within `radius` blocks of (by, bx), cut at the frame's edge."""
-    total = np.float32(0.0)
-    for y in range(max(by - radius, 0), min(by + radius + 1, plane.shape[0])):
-        for x in range(max(bx - radius, 0), min(bx + radius + 1, plane.shape[1])):
-            total += plane[y, x]
-    return total
-
-
-@jit.item
-def _source_noise(sigma_r, sigma_s):
-    """Noise that says what is a source in ref: that of sci where ref has none."""
-    return sigma_r if sigma_r > 0.0 else (sigma_s if sigma_s > 0.0 else 1.0)
-
-
-@jit.item
-def _may_hold_source(sum_r, sigma_r, sigma_s):
-    """Whether a block alone is bright enough to be the middle of a source's box.
-
-    Most of a frame is empty sky and ends here.
-    """
-    return 9.0 * sum_r >= MIN_SNR * BLOCK * _source_noise(sigma_r, sigma_s)
-
-
-@jit.item
-def _flux_ratio(sums_r, sums_s, pixels, by, bx, radius, sigma_r, sigma_s):
-    """(sci/ref, weight) of the blocks within `radius` of one; weight 0 if they tell nothing."""
-    side = 2 * radius + 1
-    core_r = _window(sums_r, by, bx, 1)
-    box_n = _window(pixels, by, bx, radius)
-    # The middle is no slope towards a brighter neighbour, and half of the pixels are good.
-    if 9.0 * sums_r[by, bx] < core_r or 2.0 * box_n < side * side * BLOCK * BLOCK:
-        return 1.0, 0.0
-    box_r = _window(sums_r, by, bx, radius)
-    # A neighbour at the rim of a wide box would leak in one image more than in the other.
-    if core_r < 0.7 * box_r:
-        return 1.0, 0.0
-    ring_n = _window(pixels, by, bx, radius + 2) - box_n
-    if ring_n < 0.8 * box_n:
-        return 1.0, 0.0
-    box_s = _window(sums_s, by, bx, radius)
-    share = box_n / ring_n
-    signal_r = box_r - (_window(sums_r, by, bx, radius + 2) - box_r) * share
-    signal_s = box_s - (_window(sums_s, by, bx, radius + 2) - box_s) * share
-    noise = _source_noise(sigma_r, sigma_s) * math.sqrt(box_n * (1.0 + share))
-    if signal_r < MIN_SNR * noise:
-        return 1.0, 0.0
-    return signal_s / signal_r, min(signal_r / noise, MAX_WEIGHT)
-
-
-@jit.item
-def _weighted_median(ratios, weights, n_ratios):
-    """Weighted median within SCALE_LIMITS by bisection of its logarithm; 1 for no ratio."""
-    total = 0.0
-    for i in range(n_ratios):
-        total += weights[i]
-    if total <= 0.0:
-        return 1.0
-    lo = math.log(SCALE_LIMITS[0])
-    hi = math.log(SCALE_LIMITS[1])
-    for _ in range(_STEPS):
-        mid = 0.5 * (lo + hi)
-        bound = math.exp(mid)
-        below = 0.0
-        for i in range(n_ratios):
-            below += weights[i] if ratios[i] < bound else 0.0
-        if 2.0 * below < total:
-            lo = mid
-        else:
-            hi = mid
-    return math.exp(0.5 * (lo + hi))
-
-
-@jit.item
 def _blended(output, weight_y, weight_x, sigma_d):
     """What one tile adds to one pixel, in counts of sci."""
     return output * (weight_y * weight_x) * sigma_d
@@ -381,35 +291,6 @@ def blocks_cpu(start, stop, refs, scis, bad_refs, bad_scis, stats, tile_y, tile_
                 for x in range(bx * BLOCK, (bx + 1) * BLOCK):
                     total += columns[k, x]
                 blocks[frame - first, k, by, bx] = total
-
-
-@jit.cpu_loop
-def scale_cpu(start, stop, blocks, stats, tile_y, tile_x, first, scale, n_used):
-    """Item: one frame of `blocks`; scale[frame] and the number of ratios that it rests on."""
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    ratios = np.empty(n_y * n_x, np.float32)
-    weights = np.empty(n_y * n_x, np.float32)
-    for item in range(start, stop):
-        frame = first + item
-        sums_r, sums_s, pixels = blocks[item, 0], blocks[item, 1], blocks[item, 2]
-        for radius in (2, 1):
-            n_ratios = 0
-            for by in range(n_y):
-                for bx in range(n_x):
-                    tile = tile_y[by] + tile_x[bx]
-                    sigma_r, sigma_s = stats[frame, tile, 1], stats[frame, tile, 3]
-                    if _may_hold_source(sums_r[by, bx], sigma_r, sigma_s):
-                        ratio, weight = _flux_ratio(
-                            sums_r, sums_s, pixels, by, bx, radius, sigma_r, sigma_s
-                        )
-                        if weight > 0.0:
-                            ratios[n_ratios] = ratio
-                            weights[n_ratios] = weight
-                            n_ratios += 1
-            if n_ratios >= MIN_WIDE:
-                break
-        scale[frame] = _weighted_median(ratios, weights, n_ratios)
-        n_used[frame] = n_ratios
 
 
 @jit.cpu_loop
@@ -571,64 +452,6 @@ def blocks_cuda(refs, scis, bad_refs, bad_scis, stats, tile_y, tile_x, blocks):
         blocks[frame, 0, by, bx] = sum_r
         blocks[frame, 1, by, bx] = sum_s
         blocks[frame, 2, by, bx] = sum_n
-
-
-@jit.cuda_kernel
-def ratios_cuda(blocks, stats, tile_y, tile_x, radius, ratios, weights):
-    """Thread: one block of one frame; ratios and weights are (n, blocks of a frame)."""
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    item = cuda.grid(1)
-    if item < blocks.shape[0] * n_y * n_x:
-        frame = item // (n_y * n_x)
-        by = item // n_x % n_y
-        bx = item % n_x
-        tile = tile_y[by] + tile_x[bx]
-        sigma_r, sigma_s = stats[frame, tile, 1], stats[frame, tile, 3]
-        ratio, weight = 1.0, 0.0
-        if _may_hold_source(blocks[frame, 0, by, bx], sigma_r, sigma_s):
-            ratio, weight = _flux_ratio(
-                blocks[frame, 0], blocks[frame, 1], blocks[frame, 2], by, bx, radius,
-                sigma_r, sigma_s,
-            )  # fmt: skip
-        ratios[frame, by * n_x + bx] = ratio
-        weights[frame, by * n_x + bx] = weight
-
-
-@jit.cuda_kernel
-def scale_cuda(ratios, weights, scale):
-    """Block: one frame; its threads share each sum of the bisection of `_weighted_median`."""
-    below = cuda.shared.array(1, np.float64)
-    total = cuda.shared.array(1, np.float64)
-    frame = cuda.blockIdx.x
-    n_ratios = ratios.shape[1]
-    if cuda.threadIdx.x == 0:
-        total[0] = 0.0
-    cuda.syncthreads()
-    part = 0.0
-    for i in range(cuda.threadIdx.x, n_ratios, cuda.blockDim.x):
-        part += weights[frame, i]
-    cuda.atomic.add(total, 0, part)
-    cuda.syncthreads()
-    lo = math.log(SCALE_LIMITS[0])
-    hi = math.log(SCALE_LIMITS[1])
-    for _ in range(_STEPS):
-        if cuda.threadIdx.x == 0:
-            below[0] = 0.0
-        cuda.syncthreads()
-        mid = 0.5 * (lo + hi)
-        bound = math.exp(mid)
-        part = 0.0
-        for i in range(cuda.threadIdx.x, n_ratios, cuda.blockDim.x):
-            part += weights[frame, i] if ratios[frame, i] < bound else 0.0
-        cuda.atomic.add(below, 0, part)
-        cuda.syncthreads()
-        if 2.0 * below[0] < total[0]:
-            lo = mid
-        else:
-            hi = mid
-        cuda.syncthreads()
-    if cuda.threadIdx.x == 0:
-        scale[frame] = math.exp(0.5 * (lo + hi)) if total[0] > 0.0 else 1.0
 
 
 @jit.cuda_kernel
@@ -923,9 +746,9 @@ def photometric_scale(
     Returns
     -------
     scale : ndarray of float32, (n,)
-        Within `SCALE_LIMITS`; 1 where no source was bright enough.
+        Within `photometry.SCALE_LIMITS`; 1 where ref shows no source.
     n_used : ndarray of int64, (n,)
-        Number of boxes that it rests on (they overlap); 0 means not measured.
+        Number of blocks that it rests on; 0 means not measured.
     """
     n, ny, nx = scis.shape
     scale = np.ones(n, np.float32)
@@ -943,7 +766,11 @@ def photometric_scale(
             blocks_cpu, len(part) * n_y, threads,
             refs, scis, bad_refs, bad_scis, stats, tile_y, tile_x, first, part,
         )  # fmt: skip
-        jit.run(scale_cpu, len(part), threads, part, stats, tile_y, tile_x, first, scale, n_used)
+        own = stats[first : first + len(part)]
+        sigma = own[:, tile_y[:, None] + tile_x, 1::2].transpose(0, 3, 1, 2).astype(np.float32)
+        scale[first : first + len(part)], n_used[first : first + len(part)] = measure_scale(
+            part, np.ascontiguousarray(sigma), threads
+        )
     return scale, n_used
 
 

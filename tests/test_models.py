@@ -1,5 +1,6 @@
 import logging
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -53,7 +54,7 @@ def test_run_takes_any_layout_byte_order_and_real_dtype(minus):
 def test_names_are_those_in_the_folder(weights):
     assert list_models() == ["other", "transinet-lite"]
     assert load_model("other").path == weights / "other.onnx"
-    with pytest.raises(ValueError, match="no model named 'transient'.*: other, transinet-lite"):
+    with pytest.raises(ValueError, match=r"no model named 'transient'.*: other, transinet-lite"):
         load_model("transient")
 
 
@@ -216,6 +217,13 @@ def test_one_session_from_many_threads(minus):
     for each in results:
         for result in each:
             np.testing.assert_allclose(result, want, atol=1e-5)
+
+
+def test_a_model_goes_to_another_process_as_its_path(minus):
+    loaded = load_model(minus, "onnxruntime-cpu", threads=3)
+    copy = pickle.loads(pickle.dumps(loaded))
+    assert (copy.path, copy.backend, copy.threads) == (minus, "onnxruntime-cpu", 3)
+    np.testing.assert_array_equal(copy.run(PAIR), loaded.run(PAIR))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import time
@@ -29,8 +31,6 @@ MIN_SIZE = 32
 _METHODS = {"transinet": "fastdiff.difference.transinet"}
 
 _UINT16_FULL = 65535
-# Bands of about so many pixels bound the memory of whole-array checks.
-_BAND_PIXELS = 2**22
 # Values of `Difference.meta` with one entry an image.
 _PER_IMAGE = ("scale", "scale_boxes", "sky", "sky_noise")
 
@@ -77,7 +77,8 @@ class Difference:
         return f"<Difference {self.shape}{of}>"
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.image, dtype=dtype, copy=copy)
+        image = arrays.to_numpy(self.image, "difference", images=False)
+        return np.array(image, dtype=dtype, copy=copy)
 
     def __len__(self) -> int:
         return len(self.image) if len(self.shape) == 3 else 1
@@ -234,41 +235,249 @@ def subtract_batch(
     _check_options(method, subtract, options)
     threads = check_threads(threads)
 
+    device = arrays.check_same_device(
+        scis=scis,
+        refs=refs,
+        ref_masks=ref_masks,
+        sci_masks=sci_masks,
+        ref_variances=ref_variances,
+        sci_variances=sci_variances,
+    )
+    if device != "cpu":
+        raise TypeError(
+            f"`scis` is on {device}; method {method!r} takes arrays in the memory of the CPU "
+            "(its network may still run on a GPU): call `.cpu()` on a tensor, `.get()` on a "
+            "CuPy array"
+        )
     ref_door, sci_door = arrays.as_images(refs, "refs"), arrays.as_images(scis, "scis")
     shape = _check_shapes(ref_door, sci_door)
-    masks = [
-        arrays.as_masks(ref_masks, "ref_masks", shape),
-        arrays.as_masks(sci_masks, "sci_masks", shape),
-    ]
+    if ref_door.data.dtype != sci_door.data.dtype:
+        # One of each would be one more compile of every loop.
+        ref_door = arrays.as_images(refs, "refs", dtype=np.float64)
+        sci_door = arrays.as_images(scis, "scis", dtype=np.float64)
     variances = [
         _as_variances(ref_variances, "ref_variances", shape),
         _as_variances(sci_variances, "sci_variances", shape),
     ]
-    bad, saturated = [], []
-    for door, image, mask, variance in zip(
-        (ref_door, sci_door), (refs, scis), masks, variances, strict=True
-    ):
-        full = _saturated(door, image, saturation)
-        saturated.append(full)
-        missing = None if variance is None else ~np.isfinite(variance)
-        bad.append(_any([mask, door.mask, full, missing]))
-
-    image, noise, result = _prepare_out(out, shape, sci_door, (ref_door.data, sci_door.data))
+    full = [_saturated(door, saturation) for door in (ref_door, sci_door)]
+    bad = [
+        _any(mask, door.mask, saturated, None if variance is None else ~np.isfinite(variance))
+        for mask, door, saturated, variance in zip(
+            (
+                _as_masks(ref_masks, "ref_masks", shape),
+                _as_masks(sci_masks, "sci_masks", shape),
+            ),
+            (ref_door, sci_door),
+            full,
+            variances,
+            strict=True,
+        )
+    ]
+    targets = _Targets(out, shape, sci_door, (ref_door.data, sci_door.data))
     frames = Frames(
-        ref_door.data, sci_door.data, *bad, *variances, image, noise, threads, lambda *_: None
+        ref_door.data, sci_door.data, *bad, *variances, *targets.work[:2], threads, _silent
     )
     meta: dict[str, Any] = {
         "method": method,
         "version": fastdiff.__version__,
         "threads": threads,
         "notes": frames.notes,
-        "saturated": _positions(saturated, shape),
+        "saturated": _positions(_any(*full), shape),
+        "seconds": {},
     }
-    with _progress(progress) as frames.progress:
+    with _reporting(progress) as frames.progress:
         if shape[0]:
-            meta.update(subtract(frames, **options))
-    _finish(frames, result)
+            meta |= subtract(frames, **options)
+    _finish(frames, targets.work[2])
+    result = targets.result()
+    meta["seconds"]["total"] = time.perf_counter() - begun
     result.meta.clear()
     result.meta.update(meta)
-    result.meta.setdefault("seconds", {})["total"] = time.perf_counter() - begun
     return result
+
+
+def _check_options(method: str, subtract: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(subtract).parameters.values()
+    known = sorted(["saturation", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)])
+    for name in options:
+        if name not in known:
+            raise TypeError(
+                f"subtract_batch has no option {name!r} for method {method!r}; its options are "
+                + ", ".join(known)
+            )
+
+
+def _check_shapes(refs: Images, scis: Images) -> tuple[int, int, int]:
+    """(n, ny, nx) of the science images, after a look at both."""
+    n, ny, nx = scis.shape
+    came = [door.shape[1:] if door.single else door.shape for door in (scis, refs)]
+    if refs.shape[1:] != (ny, nx) or refs.shape[0] not in (1, n):
+        raise ValueError(
+            f"`scis` has shape {came[0]}; it must match `refs`, {came[1]} (one reference may "
+            "serve many science images): cut or align them to one pixel grid"
+        )
+    if n and min(ny, nx) < MIN_SIZE:
+        raise ValueError(
+            f"`scis` has shape {came[0]}; images must be at least {MIN_SIZE} x {MIN_SIZE} pixels: "
+            "cut larger ones"
+        )
+    return n, ny, nx
+
+
+def _as_masks(mask: Any, name: str, shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:
+    """(n, ny, nx), or (1, ny, nx) where one serves all."""
+    if mask is None:
+        return None
+    try:
+        return arrays.as_masks(mask, name, (1, *shape[1:]))
+    except ValueError:
+        return arrays.as_masks(mask, name, shape)
+
+
+def _as_variances(x: Any, name: str, shape: tuple[int, int, int]) -> NDArray[Any] | None:
+    if x is None:
+        return None
+    door = arrays.as_images(x, name)
+    if door.shape[1:] != shape[1:] or door.shape[0] not in (1, shape[0]):
+        raise ValueError(
+            f"`{name}` has shape {door.shape[1:] if door.single else door.shape}; it must be "
+            f"{shape}, or {shape[1:]} for all images: cut it like the images"
+        )
+    variance: NDArray[Any] = door.data
+    if door.mask is not None:
+        variance = np.where(door.mask, np.nan, variance)
+    if (variance < 0).any():
+        n_negative = int((variance < 0).sum())
+        raise ValueError(
+            f"`{name}` is negative in {n_negative} of {variance.size} pixels (lowest "
+            f"{np.nanmin(variance):.4g}); a variance is 0 or more: mark pixels without one as NaN"
+        )
+    return variance
+
+
+def _saturated(door: Images, saturation: Any) -> NDArray[np.bool_] | None:
+    """Where a pixel is saturated; None for nowhere."""
+    if saturation is None:
+        return None
+    if isinstance(saturation, str):
+        if saturation != "auto":
+            raise ValueError(f"saturation is {saturation!r}; it must be None, 'auto' or a number")
+        if door.dtype not in ("uint16", ">u2", "<u2"):
+            return None
+        saturation = _UINT16_FULL
+    if not np.isscalar(saturation) or isinstance(saturation, complex):
+        raise TypeError(
+            f"saturation is a {type(saturation).__name__}; it must be None, 'auto' or a number"
+        )
+    full = door.data >= saturation
+    return full if full.any() else None
+
+
+def _any(*masks: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """Union of the masks that are there."""
+    there = [mask for mask in masks if mask is not None]
+    return functools.reduce(np.logical_or, there) if there else None
+
+
+def _positions(saturated: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
+    if saturated is None:
+        return np.empty((0, 3), np.int64)
+    return np.argwhere(np.broadcast_to(saturated, shape))
+
+
+class _Targets:
+    """Where the results go: the caller's arrays where they can be worked in, else copied there."""
+
+    def __init__(
+        self, out: Any, shape: tuple[int, int, int], scis: Images, inputs: tuple[Any, ...]
+    ):
+        self.scis = scis
+        self.difference = out if isinstance(out, Difference) else None
+        if self.difference is not None:
+            self.given = [out.image, out.noise, out.mask]
+            names = ["out.image", "out.noise", "out.mask"]
+        else:
+            self.given, names = [out, None, None], ["out", "", ""]
+        dtypes = [(np.float32, np.float64), (np.float32, np.float64), (np.bool_,)]
+        wanted = shape[1:] if scis.single else shape
+        self.views: list[NDArray[Any] | None] = []
+        self.work: list[NDArray[Any]] = []
+        for given, name, dtype in zip(self.given, names, dtypes, strict=True):
+            view = None if given is None else _check_target(given, name, wanted, dtype)
+            # A result over its own input would be read as input by the next tile.
+            usable = (
+                view is not None
+                and view.dtype == dtype[0]
+                and view.flags.c_contiguous
+                and view.flags.aligned
+                and not any(np.may_share_memory(view, each) for each in inputs)
+            )
+            self.views.append(view)
+            self.work.append(view.reshape(shape) if usable else np.empty(shape, dtype[0]))
+
+    def result(self) -> Difference:
+        """The difference, once `work` is filled."""
+        results = []
+        for given, view, work in zip(self.given, self.views, self.work, strict=True):
+            if given is None:
+                results.append(self.scis.like(work))
+                continue
+            if not np.may_share_memory(view, work):
+                np.copyto(view, work.reshape(view.shape))
+            results.append(given)
+        return Difference(*results) if self.difference is None else self.difference
+
+
+def _check_target(
+    given: Any, name: str, shape: tuple[int, ...], dtypes: tuple[Any, ...]
+) -> NDArray[Any]:
+    """The caller's memory as a NumPy array."""
+    if not hasattr(given, "shape") or arrays.device_of(given) != "cpu":
+        raise TypeError(
+            f"`{name}` is a {type(given).__name__}; it must be an array in the memory of the CPU "
+            "or a Difference"
+        )
+    view = np.asarray(given)
+    if view.dtype.newbyteorder("=") not in dtypes:
+        known = " or ".join(np.dtype(each).name for each in dtypes)
+        raise TypeError(f"`{name}` has dtype {view.dtype}; it must be {known}")
+    if view.shape != shape:
+        raise ValueError(f"`{name}` has shape {view.shape}; it must match `scis`, {shape}")
+    if not view.flags.writeable:
+        raise ValueError(f"`{name}` is read-only; it must be writeable: pass a copy")
+    return view
+
+
+def _finish(frames: Frames, mask: NDArray[np.bool_]) -> None:
+    """Noise from the variances; the mask, and NaN under it."""
+    if frames.sci_variances is not None:
+        variance = np.broadcast_to(frames.sci_variances, frames.noise.shape)
+        np.sqrt(variance, out=frames.noise, casting="same_kind")
+        np.copyto(frames.noise, np.nan, where=np.isinf(frames.noise))
+    np.isfinite(frames.image, out=mask)
+    np.logical_not(mask, out=mask)
+    np.copyto(frames.image, np.nan, where=mask)
+
+
+def _silent(done: int, total: int) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _reporting(progress: Any) -> Iterator[Callable[[int, int], Any]]:
+    """What to call with (done, total) for `progress`, a bool or a callable."""
+    if callable(progress):
+        yield progress
+    elif progress is True:
+        from rich.progress import Progress
+
+        with Progress() as bar:
+            task = bar.add_task("subtracting", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    elif progress is False or progress is None:
+        yield _silent
+    else:
+        raise TypeError(
+            f"progress is a {type(progress).__name__}; it must be True, False or a callable "
+            "that takes (done, total)"
+        )

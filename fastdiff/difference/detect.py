@@ -37,9 +37,9 @@ FLAGS = {"EDGE": EDGE, "MASKED": MASKED, "SATURATED": SATURATED, "BLENDED": BLEN
 _PIXEL_THRESHOLD = 0.5
 # Images are worked on in groups of about so many pixels.
 _GROUP_PIXELS = 2**24
-# A Gaussian holds 99.8 % of its flux inside of 3.5 sigma.
-_GROWN_SIGMAS = 3.5
-_MIN_GROWTH, _MAX_GROWTH = 2, 12
+# A Gaussian holds its flux inside of 3.5 sigma, a Moffat profile needs more.
+_GROWN_SIGMAS = 4.5
+_MIN_GROWTH, _MAX_GROWTH = 2, 16
 # Of a region with more peaks than this only the highest are looked at.
 _MAX_PEAKS = 64
 # A second peak must stand out of the saddle towards a higher one by this part of its height.
@@ -282,7 +282,7 @@ class _Group:
         growth = np.ceil(_GROWN_SIGMAS * sigma - np.sqrt(n_pixels / np.pi))
         growth = np.clip(growth, _MIN_GROWTH, _MAX_GROWTH).astype(np.int64)
         peak = factor * value[top]
-        pixels, touches = self.grow(labels, pixels, growth)
+        pixels, touches = self.grow(labels, pixels, growth, factor, pixel_threshold)
         columns = self.measure(pixels, labels[pixels] - 1, n_regions, factor, noise_free)
         columns.update(n_pixels=n_pixels, peak=peak)
         columns["flags"] += EDGE * touches + BLENDED * blended
@@ -332,8 +332,7 @@ class _Group:
                     pixel_threshold * float(self.noise_at(pixels[here[i : i + 1]])[0]),
                 )
                 if all(
-                    value[here[i]] - factor * self.saddle(image[i], y[[i, j]], x[[i, j]], factor)
-                    > depth
+                    value[here[i]] - self.saddle(image[i], y[[i, j]], x[[i, j]], factor) > depth
                     for j in kept
                 ):
                     kept.append(i)
@@ -351,18 +350,24 @@ class _Group:
         return n_regions, np.array(blended, bool)
 
     def saddle(self, image: int, y: NDArray[Any], x: NDArray[Any], factor: int) -> float:
-        """Lowest value on the straight line between two pixels (highest if `factor` is -1)."""
+        """Lowest value, times `factor`, on the straight line between two pixels."""
         steps = np.linspace(0.0, 1.0, int(max(abs(y[1] - y[0]), abs(x[1] - x[0]))) + 1)
         rows = np.rint(y[0] + steps * (y[1] - y[0])).astype(np.int64)
         columns = np.rint(x[0] + steps * (x[1] - x[0])).astype(np.int64)
-        line = np.nan_to_num(factor * self.images.reshape(self.shape)[image, rows, columns])
-        return factor * float(line.min())
+        line = factor * self.images.reshape(self.shape)[image, rows, columns]
+        return float(np.nan_to_num(line).min())
 
     def grow(
-        self, labels: NDArray[np.int32], pixels: NDArray[np.int64], growth: NDArray[np.int64]
+        self,
+        labels: NDArray[np.int32],
+        pixels: NDArray[np.int64],
+        growth: NDArray[np.int64],
+        factor: int,
+        pixel_threshold: float,
     ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """Grow each region by its number of steps into free pixels; `labels` in place.
 
+        Pixels beyond the threshold with the other sign are not free: another source's.
         Returns all pixels of the regions, and which regions touch the edge of their image.
         """
         touches = np.zeros(len(growth), bool)
@@ -378,7 +383,8 @@ class _Group:
                 if step % 2 == 0 and dy and dx:
                     continue
                 inside, near = self.neighbours(front, dy, dx)
-                free = labels[near] == 0
+                other = -factor * self.images[near] > pixel_threshold * self.noise_at(near)
+                free = (labels[near] == 0) & ~other
                 labels[near[free]] = labels[front[inside][free]]
                 fresh.append(near[free])
             front = np.concatenate(fresh)

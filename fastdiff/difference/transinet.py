@@ -12,9 +12,10 @@ one tile stay in a core's cache, and two tiles on two cores are faster than one 
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -69,8 +70,10 @@ def subtract(
         raise ValueError(f"symmetry is {symmetry!r}; it must be None, 'cyclic' or 'dihedral'")
     if gain is not None and not gain > 0:
         raise ValueError(f"gain is {gain}; it must be positive (electrons per count), or None")
+    if isinstance(tile, bool) or not isinstance(tile, (int, np.integer)):
+        raise TypeError(f"tile is a {type(tile).__name__}; it must be a whole number of pixels")
     network = _load(model, backend)
-    n, ny, nx = frames.scis.shape
+    _, ny, nx = frames.scis.shape
     clock = _Clock()
     stride = int(network.metadata.get("fastdiff.stride", 16))
     origins, shape = kernel.plan_tiles(ny, nx, tile, min(_OVERLAP, tile // 4), stride)
@@ -86,7 +89,7 @@ def subtract(
     clock.stop("network")
     sky, noise = _estimate_noise(work, gain)
     clock.stop("noise")
-    for i in np.flatnonzero(n_used == 0):
+    for i in todo[n_used[todo] == 0]:
         frames.note(i, "no source bright enough to measure the photometric scale: 1 assumed")
     return {
         "model": network.name,
@@ -198,15 +201,16 @@ def _stream(work: _Tiles, network: Model, symmetry: str | None, todo: NDArray[np
         return _run_symmetric(network, work.cut(frame, tile), symmetry), frame, tile
 
     done = 0
-    for outputs, frame, tile in _in_order(call, calls, min(threads, len(calls))):
-        work.stitch(outputs, frame, tile)
-        done += len(frame)
-        work.frames.progress(done, total)
+    with contextlib.closing(_in_order(call, calls, min(threads, len(calls)))) as results:
+        for outputs, frame, tile in results:
+            work.stitch(outputs, frame, tile)
+            done += len(frame)
+            work.frames.progress(done, total)
 
 
 def _in_order(
     call: Callable[..., Any], arguments: list[tuple[int, int]], threads: int
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """Results of ``call(*arguments[i])`` in their order, computed a little ahead on threads."""
     if threads <= 1:
         for each in arguments:
@@ -250,33 +254,43 @@ def _estimate_noise(work: _Tiles, gain: float | None) -> tuple[NDArray[Any], NDA
     sky[bad] = sigma[bad] = np.nan
     if frames.sci_variances is not None:
         return sky, sigma
+    # Linear between the centres of the tiles.
     ys, xs = (np.unique(work.origins[:, axis]) for axis in (0, 1))
-    (ny, nx), (h, w) = frames.image.shape[1:], work.shape
-    rows = np.zeros((len(ys), ny), np.float32)
-    columns = np.zeros((len(xs), nx), np.float32)
-    for i, y in enumerate(ys):
-        rows[i, y : y + h] = work.weights[0][i * len(xs)][: ny - y]
-    for i, x in enumerate(xs):
-        columns[i, x : x + w] = work.weights[1][i][: nx - x]
+    _, ny, nx = frames.image.shape
+    columns = _interpolation(np.arange(nx), xs + (work.shape[1] - 1) / 2)
+    place = np.interp(np.arange(ny), ys + (work.shape[0] - 1) / 2, np.arange(len(ys)))
+    above_row = place.astype(np.int64)
+    below_row = np.minimum(above_row + 1, len(ys) - 1)
+    part = (place - above_row).astype(np.float32)[:, None]
 
-    def spread(per_tile: NDArray[Any], band: slice) -> NDArray[np.float32]:
-        grid = per_tile.reshape(len(ys), len(xs)).astype(np.float32)
-        return rows[:, band].T @ (grid @ columns)
+    def nodes(per_tile: NDArray[Any]) -> NDArray[np.float32]:
+        return per_tile.reshape(len(ys), len(xs)).astype(np.float32) @ columns
 
-    step = max(1, 2**20 // nx)
+    def spread(grid: NDArray[np.float32], band: slice) -> NDArray[np.float32]:
+        # Row by row: a product of matrices would take every core, whatever `threads` says.
+        result = grid[above_row[band]]
+        return result + part[band] * (grid[below_row[band]] - result)
+
+    step = max(1, 2**16 // nx)  # a band and its temporaries stay in the cache
     for i, noise in enumerate(frames.noise):
         if np.isnan(sigma[i]):
             noise[:] = np.nan
             continue
+        sky_nodes, sigma_nodes = nodes(work.stats[i, :, 2]), nodes(work.stats[i, :, 3])
         for begin in range(0, ny, step):
             band = slice(begin, min(begin + step, ny))
-            noise[band] = spread(work.stats[i, :, 3], band)
+            noise[band] = spread(sigma_nodes, band)
             if gain is not None:
-                above = frames.scis[i, band] - spread(work.stats[i, :, 2], band)
+                above = frames.scis[i, band] - spread(sky_nodes, band)
                 # Bad pixels have no signal to add noise for.
                 above = np.where(np.isnan(frames.image[i, band]), 0.0, np.maximum(above, 0.0))
                 noise[band] = np.sqrt(noise[band] ** 2 + above / gain)
     return sky, sigma
+
+
+def _interpolation(x: NDArray[Any], nodes: NDArray[Any]) -> NDArray[np.float32]:
+    """(n_nodes, len(x)): weights with which values at `nodes` make the values at `x`."""
+    return np.array([np.interp(x, nodes, unit) for unit in np.eye(len(nodes))], np.float32)
 
 
 class _Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
@@ -72,6 +73,10 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<Model {self.name!r} on {self.backend}, {self.threads} threads>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process opens the file for itself.
+        return functools.partial(load_model, threads=self.threads), (self.path, self.backend)
 
     def run(self, array: ArrayLike) -> NDArray[Any]:
         """Run the network.

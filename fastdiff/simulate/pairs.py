@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 # Parameters of `fastdiff.kernels.synth.Scene`, which says what each one is.
 SURVEY: dict[str, Any] = {
-    "fwhm_ref": (1.5, 6.0),
-    "fwhm_sci": (1.5, 6.0),
+    "fwhm_ref": (1.5, 11.0),
+    "fwhm_sci": (1.5, 11.0),
+    "fwhm_law": 1.0,
     "fwhm_ratio_max": 2.2,
     "ecc_max_ref": 0.25,
     "ecc_max_sci": 0.35,
@@ -33,20 +34,20 @@ SURVEY: dict[str, Any] = {
     "full_well": (3e4, 3e5),
     "p_mask_saturated": 0.5,
     "p_resampled": 0.5,
-    "star_density": (0.3, 40.0),
+    "star_density": (0.3, 25.0),
     "star_slope": (0.4, 1.1),
-    "star_snr": (2.0, 5e4),
+    "star_snr": (2.0, 3e4),
     "galaxy_density": (0.2, 6.0),
     "galaxy_snr": (5.0, 1000.0),
     "galaxy_radius": (1.0, 8.0),
-    "p_central_galaxy": 0.3,
+    "p_central_galaxy": 0.25,
     "central_radius": (3.0, 16.0),
     "p_cluster": 0.06,
     "shift": 0.25,
     "rotation": 0.002,
     "scaling": 0.0005,
-    "source_jitter": (0.003, 0.12),
-    "flux_jitter": (0.001, 0.03),
+    "source_jitter": (0.003, 0.08),
+    "flux_jitter": (0.0005, 0.015),
     "n_transients": (0.3, 1.5),
     "transient_density": 0.0,
     "p_near_galaxy": 0.4,
@@ -56,8 +57,8 @@ SURVEY: dict[str, Any] = {
     "p_variable": 0.02,
     "n_vanished": 0.15,
     "signed_truth": 1.0,
-    "cosmic_rays": 0.5,
-    "hot_pixels": 0.5,
+    "cosmic_rays": 0.3,
+    "hot_pixels": 0.3,
     "bad_columns": 0.05,
     "p_missing": 0.12,
 }
@@ -68,6 +69,7 @@ SURVEY: dict[str, Any] = {
 PAPER: dict[str, Any] = SURVEY | {
     "fwhm_ref": (2 * 2.3548, 5 * 2.3548),
     "fwhm_sci": (2 * 2.3548, 5 * 2.3548),
+    "fwhm_law": 0.0,
     "fwhm_ratio_max": 0.0,
     "ecc_max_ref": 0.4,
     "ecc_max_sci": 0.6,
@@ -150,10 +152,12 @@ class Pairs:
 
     @property
     def ref_mask(self) -> np.ndarray:
+        """True where pixels of ref are missing."""
         return ~np.isfinite(self.ref)
 
     @property
     def sci_mask(self) -> np.ndarray:
+        """True where pixels of sci are missing."""
         return ~np.isfinite(self.sci)
 
     @property

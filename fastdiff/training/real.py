@@ -33,10 +33,12 @@ class RealSamples:
 
     @property
     def ref_mask(self) -> np.ndarray:
+        """Pixels that are missing in ref."""
         return ~np.isfinite(self.ref)
 
     @property
     def sci_mask(self) -> np.ndarray:
+        """Pixels that are missing in sci."""
         return ~np.isfinite(self.sci)
 
 
@@ -93,6 +95,7 @@ class ZtfInjections:
                 self.pairs.append((ref, sci, measure_fwhm(ref), measure_fwhm(sci)))
 
     def __call__(self, n: int, start: int) -> RealSamples:
+        """Samples ``start`` to ``start + n - 1``."""
         samples = [self._sample(start + k) for k in range(n)]
         return RealSamples(*(np.stack(part) for part in zip(*samples, strict=True)))
 

@@ -5,9 +5,6 @@ import math
 import numpy as np
 
 BLOCK = 4
-MIN_SNR = 10.0
-MAX_WEIGHT = 100.0
-MIN_WIDE = 8
 
 
 def good_pixels(image, bad=None):
@@ -86,61 +83,18 @@ def measure(image, bad, origins, shape):
     return out
 
 
-def window(plane, by, bx, radius):
-    return plane[
-        max(by - radius, 0) : by + radius + 1, max(bx - radius, 0) : bx + radius + 1
-    ].sum()
-
-
-def flux_ratios(ref, sci, ref_bad, sci_bad, sky_r, sky_s, sigma_r, sigma_s, radius):
-    """(sci/ref, weight) of each box; sky and sigma are given for each pixel."""
+def blocks(ref, sci, ref_bad, sci_bad, sky_r, sky_s):
+    """Sums of ref and sci above the sky and number of pixels, good ones, in 4 x 4 blocks."""
     good = good_pixels(ref, ref_bad) & good_pixels(sci, sci_bad)
     ny, nx = (n // BLOCK for n in ref.shape)
 
-    def blocks(values):
+    def sums(values):
         cut = values[: ny * BLOCK, : nx * BLOCK]
         return cut.reshape(ny, BLOCK, nx, BLOCK).sum(axis=(1, 3))
 
-    r = blocks(np.where(good, np.nan_to_num(ref.astype(float)) - sky_r, 0))
-    s = blocks(np.where(good, np.nan_to_num(sci.astype(float)) - sky_s, 0))
-    n = blocks(good.astype(float))
-    found = []
-    for by in range(ny):
-        for bx in range(nx):
-            noise = sigma_r[by * BLOCK, bx * BLOCK] or sigma_s[by * BLOCK, bx * BLOCK] or 1.0
-            core = window(r, by, bx, 1)
-            if 9 * r[by, bx] < max(core, MIN_SNR * BLOCK * noise):
-                continue
-            box_r, box_s, box_n = (window(plane, by, bx, radius) for plane in (r, s, n))
-            side = (2 * radius + 1) * BLOCK
-            ring_r, ring_s, ring_n = (
-                window(plane, by, bx, radius + 2) - box
-                for plane, box in ((r, box_r), (s, box_s), (n, box_n))
-            )
-            if box_n < side * side / 2 or core < 0.7 * box_r or ring_n < 0.8 * box_n:
-                continue
-            signal_r = box_r - ring_r * box_n / ring_n
-            signal_s = box_s - ring_s * box_n / ring_n
-            snr = signal_r / (noise * math.sqrt(box_n + box_n**2 / ring_n))
-            if snr >= MIN_SNR:
-                found.append((signal_s / signal_r, min(snr, MAX_WEIGHT)))
-    return found
-
-
-def weighted_median(found):
-    if not found:
-        return 1.0
-    ratios, weights = np.array(sorted(found)).T
-    below = np.cumsum(weights)
-    middle = np.searchsorted(below, below[-1] / 2)
-    return float(np.clip(ratios[middle], 1e-3, 1e3))
-
-
-def photometric_scale(*frame):
-    found = flux_ratios(*frame, radius=2)
-    if len(found) < MIN_WIDE:
-        found = flux_ratios(*frame, radius=1)
-    return weighted_median(found), len(found)
+    r = sums(np.where(good, np.nan_to_num(ref.astype(float)) - sky_r, 0))
+    s = sums(np.where(good, np.nan_to_num(sci.astype(float)) - sky_s, 0))
+    return np.stack([r, s, sums(good.astype(float))])
 
 
 def normalise(ref, sci, ref_bad, sci_bad, sky_r, sigma_r, sky_s, sigma_s, a):
