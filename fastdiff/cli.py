@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import itertools
 import shlex
 import time
 from dataclasses import dataclass
@@ -31,10 +30,10 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 N_DEMO = 20
 MAX_FALSE = 10  # rows of the demo's table
-DEMO_START = 12
 DEMO_SKY = {
     "preset": "survey",
     "n_transients": (N_DEMO, N_DEMO),
+    "exact_number": 1,
     "n_vanished": 0,
     "p_variable": 0,
     "amplitude": (6, 100),
@@ -544,12 +543,7 @@ def demo(
     _make_folder(out_dir)
     begun = time.perf_counter()
     out.print(f"simulating a {size} x {size} pair with {N_DEMO} transients ...")
-    for start in itertools.count(DEMO_START):  # their number is drawn; take the first that fits
-        sample = fastdiff.simulate.pairs(
-            1, (size, size), seed=seed, start=start, threads=threads, **DEMO_SKY
-        )
-        if len(sample.transients) == N_DEMO:
-            break
+    sample = fastdiff.simulate.pairs(1, (size, size), seed=seed, threads=threads, **DEMO_SKY)
     pair = _write_sample(out_dir, "demo", sample)
     simulated = time.perf_counter()
     out.print("subtracting ...")
@@ -725,6 +719,13 @@ def train(
         int | None, typer.Option(min=1, help="CPU threads; all cores by default.")
     ] = None,
     device: Annotated[str, typer.Option(help="PyTorch device, such as cuda.")] = "cpu",
+    ztf: Annotated[
+        Path | None,
+        typer.Option(help="Folder of ztf_triplets.npz and .csv: a quarter of each batch is real."),
+    ] = None,
+    initial: Annotated[
+        Path | None, typer.Option(help="Checkpoint whose weights the network starts from.")
+    ] = None,
 ) -> None:
     """Train a network on simulated pairs and write it as an ONNX file.
 
@@ -742,6 +743,15 @@ def train(
 
     _make_folder(out_dir)
     chosen = {"steps": steps, "batch": batch, "size": size, "preset": preset, "threads": threads}
+    if network is Recipe.transinet_lite:
+        chosen["initial"] = initial
+        if ztf is not None:
+            from .training.real import ZtfInjections
+
+            chosen["extra"] = ZtfInjections(ztf, seed)
+    elif ztf or initial:
+        err.print("[red]--ztf and --initial are for transinet-lite only[/red]")
+        raise typer.Exit(2)
     options = {name: value for name, value in chosen.items() if value is not None}
     recipe = getattr(transinet, "train_" + network.value.replace("-", "_"))
     try:

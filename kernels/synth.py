@@ -126,6 +126,7 @@ class Scene(NamedTuple):
     flux_jitter: tuple[float, float]  # own relative change of each source, log
     # what changes
     n_transients: tuple[float, float]  # mean number in a frame (a Poisson mean), uniform
+    exact_number: float  # 1: `n_transients` is the number itself
     transient_density: float  # added mean number in 64 x 64 pixels
     p_near_galaxy: float
     near_sigma: float  # eq 7, relative to the frame, about its centre; 0: about a galaxy
@@ -843,9 +844,11 @@ def draw_scene(
                 )
 
     # transients, eqs 7, 8, 23, 24: in sci only
-    n_new = draw_count(state, draw_range(state, scene.n_transients), 1 << 30) + draw_count(
-        state, scene.transient_density * areas, 1 << 30
-    )
+    number = draw_range(state, scene.n_transients)
+    n_new = draw_count(state, number, 1 << 30)
+    if scene.exact_number > f32(0):
+        n_new = int(number + f32(0.5))
+    n_new += draw_count(state, scene.transient_density * areas, 1 << 30)
     maps[2, 0] = f32(0)
     maps[2, 1] = f32(0)
     maps[2, 2] = f32(0)

@@ -229,13 +229,11 @@ def test_simulator_and_cpu_agree(run_in_cuda_simulator):
 import numpy as np
 from fastdiff.kernels import jit, synth
 from fastdiff.simulate.pairs import PRESETS
-values = PRESETS["survey"] | dict(galaxy_density=(1.0, 1.1), star_density=(6.0, 9.0),
-                                  p_resampled=0.5, transient_density=8.0, star_snr=(3.0, 300.0))
-scene = synth.Scene(*(tuple(map(np.float32, v)) if isinstance(v, tuple) else np.float32(v)
-                      for v in values.values()))
+values = PRESETS["survey"] | dict(galaxy_density=(1.0, 1.1), star_density=(60.0, 90.0),
+                                  p_resampled=0.5, transient_density=80.0, star_snr=(3.0, 300.0))
 scene = synth.Scene(**{k: tuple(map(np.float32, v)) if isinstance(v, tuple) else np.float32(v)
                        for k, v in values.items()})
-n, ny, nx = 2, 16, 18
+n, ny, nx = 1, 8, 10
 moffat, sersic = synth.profile_tables()
 arrays = synth.scene_arrays(scene, n, ny, nx)
 synth.draw_scenes_cuda.launch(1, n, scene, np.uint64(3), 0, ny, nx, moffat, sersic, *arrays)
@@ -249,14 +247,14 @@ np.savez(OUT, ref=out[0], sci=out[1], truth=out[2], variance=out[3], frame=frame
     made = run_in_cuda_simulator(code)
     values = PRESETS["survey"] | {
         "galaxy_density": (1.0, 1.1),
-        "star_density": (6.0, 9.0),
+        "star_density": (60.0, 90.0),
         "p_resampled": 0.5,
-        "transient_density": 8.0,
+        "transient_density": 80.0,
         "star_snr": (3.0, 300.0),
     }
-    batch = synth.synthesise(synth.Scene(**values), 2, (16, 18), 3)
+    batch = synth.synthesise(synth.Scene(**values), 1, (8, 10), 3)
     np.testing.assert_allclose(made["frame"], batch.frame, rtol=1e-4, atol=1e-5)
-    assert made["n"].sum() > 20
+    assert made["n"].sum() > 10
     for name in ("truth", "variance"):
         np.testing.assert_allclose(made[name], getattr(batch, name), rtol=1e-2, atol=1e-2)
     for name in ("ref", "sci"):
@@ -306,8 +304,8 @@ def test_paper_preset_has_the_papers_distributions():
         assert ks.pvalue > 1e-4
     first = made["changes"][:, 0]
     counts = made["n_changes"][:, 0]
-    assert counts.mean() == pytest.approx(1, abs=0.2)
-    flux = first[counts > 0, synth.T_FLUX]
+    assert (counts == 1).all()
+    flux = first[:, synth.T_FLUX]
     assert flux.mean() == pytest.approx(1275, rel=0.01)  # eq 8
     assert flux.std() == pytest.approx(1275 * 0.03, rel=0.25)
 
