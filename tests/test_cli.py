@@ -1,5 +1,6 @@
 """The command `fastdiff`, from files to files."""
 
+import contextlib
 import os
 import re
 import signal
@@ -82,7 +83,7 @@ def test_files_hold_what_the_api_gives(sims, results):
         header = hdus["DIFFERENCE"].header
     history = str(header["HISTORY"])
     assert f"fastdiff {fastdiff.__version__}" in history
-    assert "pair-0000.ref.fits" in history
+    assert "pair-0000.ref.fits" in history.replace("\n", "")  # long paths are folded
     assert header["FDMODEL"] == expected.meta["model"]
     assert header["FDBACK"] == expected.meta["backend"]
     table = Table.read(folder / "pair-0000.sci.candidates.ecsv")
@@ -252,8 +253,12 @@ def test_ctrl_c_leaves_whole_files_only(sims, tmp_path):
         while not list(out.glob("*.diff.fits")) and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        said, _ = process.communicate(timeout=60)
+        said = None
+        while said is None:
+            # again, as people do: one that arrives inside a callback of C is lost
+            process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                said, _ = process.communicate(timeout=5)
     finally:
         process.kill()
     assert process.returncode == 130, said

@@ -308,12 +308,12 @@ def test_empty_batch():
     [((2.5, 2.5), 0, 0), ((2, 4), 0, 0), ((4, 2), 0.5, 0), ((3, 6), 0, 0), ((2, 4), 0.5, 2.0)],
 )
 def test_scale_is_measured(rng, scale, fwhm, shift, transient):
-    """Within 4 % with other seeing, misregistration and a transient brighter than its host."""
+    """Within 6 % with other seeing, misregistration and a transient brighter than its host."""
     ref, sci = star_field(rng, (256, 256), 60, scale, fwhm, shift, transient)
     origins, shape = tile.plan_tiles(256, 256)
     frame = ref[None], sci[None], None, None, origins, shape
     measured_scale, n_used = tile.photometric_scale(*frame, tile.measure_tiles(*frame))
-    assert measured_scale[0] == pytest.approx(scale, rel=0.04 if scale > 0.1 else 0.1)
+    assert measured_scale[0] == pytest.approx(scale, rel=0.06 if scale > 0.1 else 0.1)
     assert n_used[0] > 20
 
 

@@ -32,8 +32,10 @@ def smooth(blocks):
 
 def fit_scale(blocks, sigma_r, sigma_s):
     """(scale, number of blocks used); `sigma_r`, `sigma_s` per block, (n_y, n_x)."""
-    unit_r, unit_s = (x.mean() if x.sum() > 0 else 1.0 for x in (sigma_r, sigma_s))
     r, s, share = smooth(blocks)
+    floor_r, floor_s = (k.LEAST_NOISE * np.abs(x).mean() for x in (r, s))
+    unit_r, unit_s = max(sigma_r.mean(), floor_r), max(sigma_s.mean(), floor_s)
+    sigma_r, sigma_s = np.maximum(sigma_r, floor_r), np.maximum(sigma_s, floor_s)
     r, sigma_r, s, sigma_s = r / unit_r, sigma_r / unit_r, s / unit_s, sigma_s / unit_s
     noise = (70 / 256) / k.BLOCK  # root of the sum of the squares of the kernel's 5 x 5 taps
     error = np.sqrt(noise**2 / np.maximum(share, 1e-6) + k.SKY_ERROR**2)
@@ -53,7 +55,7 @@ def fit_scale(blocks, sigma_r, sigma_s):
     edges = np.geomspace(*k.SCALE_LIMITS, k.BINS + 1)
     histogram, _ = np.histogram(ratio, edges, weights=weight)
     middle = np.searchsorted(np.cumsum(histogram), 0.5 * weight.sum())
-    prior = np.sqrt(edges[middle] * edges[middle + 1]) if middle > 0 else 1.0
+    prior = np.sqrt(edges[middle] * edges[middle + 1]) if middle > 0 else unit_r / unit_s
     scale, solution = prior, np.array([prior, 0, 0, 0, 0])
     for reach in k.REACHES:
         bright = k.SIGNAL_ERROR * np.maximum(scale * np.abs(columns[:, 0]), np.abs(y))
