@@ -26,6 +26,7 @@ bench: $(VENV)/.installed-bench
 
 lint: $(VENV)/.installed-lint
 	$(bin)/ruff check .
+	$(bin)/ruff format --check .
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

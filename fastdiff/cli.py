@@ -42,6 +42,10 @@ DEMO_SKY = {
     "fwhm_sci": (2.5, 4.5),
     "p_central_galaxy": 0,
     "p_cluster": 0,
+    # The preset has the artefacts that a network must learn from; a reduced frame has fewer.
+    "cosmic_rays": 0.05,
+    "hot_pixels": 0.02,
+    "bad_columns": 0.002,
     # The preset's turns and scales are those of small stamps; these move a corner by 0.15 px.
     "rotation": 1e-4,
     "scaling": 1e-4,
