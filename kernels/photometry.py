@@ -185,8 +185,9 @@ def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
     while below < 0.5 * total and k < BINS - 1:
         k += 1
         below += histogram[k]
-    # more than half of the light has no counterpart: that is no scale
-    prior = math.exp(low + (k + 0.5) * width) if k > 0 else unit_r / unit_s
+    if k == 0:  # more than half of the light has no counterpart: that tells no scale
+        return 1.0, 0
+    prior = math.exp(low + (k + 0.5) * width)
     scale = prior
     solution[0] = prior
     for i in range(1, 5):

@@ -340,6 +340,16 @@ def test_scale_without_sources_is_one(rng):
     np.testing.assert_array_equal(n_used, 0)
 
 
+def test_sources_without_counterpart_tell_no_scale(rng):
+    """Where science shows holes in place of stars, the scale is 1 and said to be unmeasured."""
+    ref, _ = star_field(rng, (64, 64), 3)
+    sci = (300 - 0.2 * (ref - 100)).astype(np.float32)
+    origins = np.zeros((1, 2), np.int64)
+    frame = ref[None], sci[None], None, None, origins, (64, 64)
+    scale, n_used = tile.photometric_scale(*frame, tile.measure_tiles(*frame))
+    assert (scale[0], n_used[0]) == (1, 0)
+
+
 @pytest.mark.parametrize("scale", [1e-2, 1e2, 1e5])
 def test_scale_of_other_units(rng, scale):
     ref, _ = star_field(rng, (64, 64), 5)

@@ -55,7 +55,9 @@ def fit_scale(blocks, sigma_r, sigma_s):
     edges = np.geomspace(*k.SCALE_LIMITS, k.BINS + 1)
     histogram, _ = np.histogram(ratio, edges, weights=weight)
     middle = np.searchsorted(np.cumsum(histogram), 0.5 * weight.sum())
-    prior = np.sqrt(edges[middle] * edges[middle + 1]) if middle > 0 else unit_r / unit_s
+    if middle == 0:
+        return 1.0, 0
+    prior = np.sqrt(edges[middle] * edges[middle + 1])
     scale, solution = prior, np.array([prior, 0, 0, 0, 0])
     for reach in k.REACHES:
         bright = k.SIGNAL_ERROR * np.maximum(scale * np.abs(columns[:, 0]), np.abs(y))
