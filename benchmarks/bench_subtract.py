@@ -72,7 +72,7 @@ def network_alone(folder: Path, name: str, quick: bool) -> dict[str, Any]:
     import onnxruntime
 
     import fastdiff
-    from fastdiff.kernels import tile
+    from fastdiff.kernels import match, tile
 
     refs, scis = np.load(folder / f"{name}.npy")
     meta = fastdiff.subtract_batch(refs, scis, threads=THREADS).meta
@@ -86,6 +86,8 @@ def network_alone(folder: Path, name: str, quick: bool) -> dict[str, Any]:
     scale, _ = tile.photometric_scale(*pixels, origins, shape, stats, THREADS)
     pairs = np.empty((len(frames), 2, *shape), np.float32)
     tile.cut_tiles(*pixels, frames, tiles, origins, stats, scale, pairs, THREADS)
+    if model.metadata["fastdiff.normalisation"] == "tile-match-v1":
+        pairs = match.match_psfs(pairs, THREADS)
 
     def session(threads: int) -> Any:
         options = onnxruntime.SessionOptions()

@@ -138,6 +138,7 @@ def _common(
     epilog=_example(
         "fastdiff subtract ref.fits sci.fits -o results",
         "fastdiff subtract deep.fits.fz[SCI] night.fits[1] -o results --align --threshold 6",
+        "fastdiff subtract ref.fits sci.fits --method psf-match -o results",
         "fastdiff subtract --list pairs.txt -o results",
     )
 )
@@ -161,7 +162,9 @@ def subtract(
     align: Annotated[
         bool, typer.Option("--align", help="Reproject the reference onto the science grid by WCS.")
     ] = False,
-    method: Annotated[str, typer.Option(help="Method of subtraction.")] = "transinet",
+    method: Annotated[
+        str, typer.Option(help="Method of subtraction: transinet, psf-match or zogy.")
+    ] = "transinet",
     model: Annotated[
         str | None, typer.Option(help="Network: a shipped name or an ONNX file.")
     ] = None,
@@ -195,8 +198,9 @@ def subtract(
 ) -> None:
     """Subtract a reference from a science image and list what changed.
 
-    Writes NAME.diff.fits (extensions DIFFERENCE, NOISE, MASK), NAME.candidates.ecsv and
-    NAME.png, where NAME is the name of the science image. Existing results are replaced.
+    Writes NAME.diff.fits (extensions DIFFERENCE, NOISE, MASK; SIGNIFICANCE and KERNEL where the
+    method has them), NAME.candidates.ecsv and NAME.png, where NAME is the name of the science
+    image. Existing results are replaced.
     Masks and variances in extensions (MASK, DQ, BPM; VARIANCE, ERR, WEIGHT, ...) are used.
     Exit code: 0, or 1 where a pair failed; the other pairs are done all the same.
     """
@@ -311,6 +315,8 @@ def subtract_pair(pair: Pair, settings: Settings) -> tuple[Table, str]:
         sci.header,
         history,
         cards,
+        difference.significance,
+        [] if difference.kernel is None else [difference.kernel.to_hdu()],
     )
     fits.write_candidates(f"{base}.candidates.ecsv", candidates)
     _draw(base, pair, settings, ref, sci, difference, candidates, model)
@@ -725,7 +731,7 @@ def train(
     device: Annotated[str, typer.Option(help="PyTorch device, such as cuda.")] = "cpu",
     ztf: Annotated[
         Path | None,
-        typer.Option(help="Folder of ztf_triplets.npz and .csv: a quarter of each batch is real."),
+        typer.Option(help="Folder of ztf_triplets.npz and .csv: a fifth of each batch is real."),
     ] = None,
     initial: Annotated[
         Path | None, typer.Option(help="Checkpoint whose weights the network starts from.")

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -316,6 +316,8 @@ def write_difference(
     header: Header | None = None,
     history: tuple[str, ...] | list[str] = (),
     cards: dict[str, Any] | None = None,
+    significance: np.ndarray | None = None,
+    extensions: Sequence[Any] = (),
 ) -> Path:
     """Write one difference as FITS with the extensions DIFFERENCE, NOISE and MASK.
 
@@ -333,6 +335,10 @@ def write_difference(
         HISTORY lines: where the file comes from.
     cards : dict, optional
         Further cards of the DIFFERENCE extension, ``{"FDMODEL": "transinet-lite"}``.
+    significance : (ny, nx) float, optional
+        S/N of a point source at each pixel: the extension SIGNIFICANCE.
+    extensions : sequence of astropy HDUs
+        Written after the others, for example the matching kernel.
 
     Returns
     -------
@@ -365,7 +371,14 @@ def write_difference(
             fits.ImageHDU(np.asarray(mask, np.uint8), kept.copy(), "MASK"),
         ]
     )
-    hdus["MASK"].header.remove("BUNIT", ignore_missing=True)
+    if significance is not None:
+        hdus.append(
+            fits.ImageHDU(np.asarray(significance, np.float32), kept.copy(), "SIGNIFICANCE")
+        )
+    for name in ("MASK", "SIGNIFICANCE"):
+        if name in hdus:
+            hdus[name].header.remove("BUNIT", ignore_missing=True)
+    hdus.extend(extensions)
     with _whole_file(path) as aside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # non-standard cards of the input are kept as they are
         hdus.writeto(aside, output_verify="silentfix+ignore")

@@ -22,7 +22,7 @@ In a large frame a bright transient lowers the scale by up to 3 % where it is a 
 the light of its surroundings.
 
 Shapes: blocks (n, 3, n_y, n_x) float32 (sum ref, sum sci, good pixels); sigma (n, 2, n_y, n_x).
-Cost: 6 passes of some 60 operations over the blocks with a source in them, one pass of 1200
+Cost: 6 passes of some 60 operations over the blocks with a source in them, one pass of 250
 over all; blocks are 1/16 of the pixels.
 """
 
@@ -76,32 +76,45 @@ _TAPS = (f32(1 / 16), f32(4 / 16), f32(6 / 16), f32(4 / 16), f32(1 / 16))
 
 
 @jit.item
-def smooth_block(blocks, by, bx):
+def widen_block(blocks, channel, by, bx):
+    """Sum along the row over `SURROUNDINGS` blocks each way."""
+    total = f32(0)
+    for x in range(max(0, bx - SURROUNDINGS), min(blocks.shape[2], bx + SURROUNDINGS + 1)):
+        total += blocks[channel, by, x]
+    return total
+
+
+@jit.item
+def is_large(n_y, n_x):
+    """Whether the mean over the surroundings is taken off."""
+    return min(n_y, n_x) >= SMALL_FRAME
+
+
+@jit.item
+def smooth_block(blocks, wide, by, bx):
     """(ref, sci, share of good pixels) under the kernel centred on a block.
 
-    ref and sci are means of a pixel, less the mean over `SURROUNDINGS` in a large frame.
+    ref and sci are means of a pixel, less the mean over `SURROUNDINGS` in a large frame, for
+    which `wide` holds what `widen_block` gives.
     """
     n_y, n_x = blocks.shape[1], blocks.shape[2]
     sum_r, sum_s, pixels = f32(0), f32(0), f32(0)
-    wide_r, wide_s, wide_pixels = f32(0), f32(0), f32(0)
-    large = min(n_y, n_x) >= SMALL_FRAME
-    reach = SURROUNDINGS if large else 2
-    for y in range(max(0, by - reach), min(n_y, by + reach + 1)):
-        for x in range(max(0, bx - reach), min(n_x, bx + reach + 1)):
-            block_r, block_s, n = blocks[0, y, x], blocks[1, y, x], blocks[2, y, x]
-            wide_r += block_r
-            wide_s += block_s
-            wide_pixels += n
-            if abs(y - by) <= 2 and abs(x - bx) <= 2:
-                weight = _TAPS[y - by + 2] * _TAPS[x - bx + 2]
-                sum_r += weight * block_r
-                sum_s += weight * block_s
-                pixels += weight * n
-    safe, wide = max(pixels, f32(1e-6)), max(wide_pixels, f32(1e-6))
-    share = pixels * f32(1 / BLOCK**2)
-    if not large:
+    for y in range(max(0, by - 2), min(n_y, by + 3)):
+        for x in range(max(0, bx - 2), min(n_x, bx + 3)):
+            weight = _TAPS[y - by + 2] * _TAPS[x - bx + 2]
+            sum_r += weight * blocks[0, y, x]
+            sum_s += weight * blocks[1, y, x]
+            pixels += weight * blocks[2, y, x]
+    safe, share = max(pixels, f32(1e-6)), pixels * f32(1 / BLOCK**2)
+    if not is_large(n_y, n_x):
         return sum_r / safe, sum_s / safe, share
-    return sum_r / safe - wide_r / wide, sum_s / safe - wide_s / wide, share
+    wide_r, wide_s, wide_pixels = f32(0), f32(0), f32(0)
+    for y in range(max(0, by - SURROUNDINGS), min(n_y, by + SURROUNDINGS + 1)):
+        wide_r += wide[0, y, bx]
+        wide_s += wide[1, y, bx]
+        wide_pixels += wide[2, y, bx]
+    wide_pixels = max(wide_pixels, f32(1e-6))
+    return sum_r / safe - wide_r / wide_pixels, sum_s / safe - wide_s / wide_pixels, share
 
 
 @jit.item
@@ -124,21 +137,22 @@ def snr_state(smooth, sigma, floor_r, floor_s, by, bx):
 
 @jit.item
 def solve(normal, right):
-    """Solve the 5 x 5 symmetric positive system in place, by Cholesky's factors."""
-    for j in range(5):
+    """Solve a small symmetric positive system in place, by Cholesky's factors."""
+    n = right.shape[0]
+    for j in range(n):
         for k in range(j):
             normal[j, j] -= normal[j, k] * normal[j, k]
         normal[j, j] = math.sqrt(max(normal[j, j], 1e-300))
-        for i in range(j + 1, 5):
+        for i in range(j + 1, n):
             for k in range(j):
                 normal[i, j] -= normal[i, k] * normal[j, k]
             normal[i, j] /= normal[j, j]
-    for i in range(5):
+    for i in range(n):
         for k in range(i):
             right[i] -= normal[i, k] * right[k]
         right[i] /= normal[i, i]
-    for i in range(4, -1, -1):
-        for k in range(i + 1, 5):
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
             right[i] -= normal[k, i] * right[k]
         right[i] /= normal[i, i]
 
@@ -237,13 +251,24 @@ def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
 
 
 @jit.cpu_loop
-def smooth_cpu(start, stop, blocks, smooth):
+def widen_cpu(start, stop, blocks, wide):
+    """Item: one row of blocks of one frame."""
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    for item in range(start, stop):
+        frame, by = item // n_y, item % n_y
+        for channel in range(3):
+            for bx in range(n_x):
+                wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
+
+
+@jit.cpu_loop
+def smooth_cpu(start, stop, blocks, wide, smooth):
     """Item: one row of blocks of one frame."""
     n_y, n_x = blocks.shape[2], blocks.shape[3]
     for item in range(start, stop):
         frame, by = item // n_y, item % n_y
         for bx in range(n_x):
-            r, s, share = smooth_block(blocks[frame], by, bx)
+            r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
             smooth[frame, 0, by, bx] = r
             smooth[frame, 1, by, bx] = s
             smooth[frame, 2, by, bx] = share
@@ -261,13 +286,24 @@ def fit_cpu(start, stop, smooth, sigma, scale, n_used):
 
 
 @jit.cuda_kernel
-def smooth_cuda(blocks, smooth):
+def widen_cuda(blocks, wide):
+    """One thread a block; only for large frames."""
+    item = cuda.grid(1)
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    if item < blocks.shape[0] * n_y * n_x:
+        frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
+        for channel in range(3):
+            wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
+
+
+@jit.cuda_kernel
+def smooth_cuda(blocks, wide, smooth):
     """One thread a block."""
     item = cuda.grid(1)
     n_y, n_x = blocks.shape[2], blocks.shape[3]
     if item < blocks.shape[0] * n_y * n_x:
         frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
-        r, s, share = smooth_block(blocks[frame], by, bx)
+        r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
         smooth[frame, 0, by, bx] = r
         smooth[frame, 1, by, bx] = s
         smooth[frame, 2, by, bx] = share
@@ -307,9 +343,12 @@ def measure_scale(
     n_used : ndarray of int64, (n,)
         Blocks that it rests on; 0 means not measured.
     """
-    n, _, n_y, _ = blocks.shape
+    n, _, n_y, n_x = blocks.shape
     scale, n_used = np.ones(n, np.float32), np.zeros(n, np.int64)
-    smooth = np.empty(blocks.shape, np.float32)
-    jit.run(smooth_cpu, n * n_y, threads, blocks, smooth)
+    smooth, wide = np.empty(blocks.shape, np.float32), blocks
+    if is_large(n_y, n_x):
+        wide = np.empty(blocks.shape, np.float32)
+        jit.run(widen_cpu, n * n_y, threads, blocks, wide)
+    jit.run(smooth_cpu, n * n_y, threads, blocks, wide, smooth)
     jit.run(fit_cpu, n, threads, smooth, sigma, scale, n_used)
     return scale, n_used

@@ -102,7 +102,8 @@ class Scene(NamedTuple):
     sky_ratio: tuple[float, float]  # ref sky / sci sky, log
     gradient: float  # largest relative change of the sky over the frame
     read_noise: tuple[float, float]
-    gain: tuple[float, float]  # electrons a count, log
+    gain: tuple[float, float]  # electrons a count of sci, log
+    gain_ratio: tuple[float, float]  # ref gain / sci gain, log
     n_exposures: tuple[float, float]  # in the stack of ref, log
     throughput: tuple[float, float]  # ref electrons / sci electrons of a source, log
     full_well: tuple[float, float]  # electrons, log
@@ -636,8 +637,8 @@ def draw_scene(
     frame[SKY_SCI] = sky
     frame[SKY_REF] = sky * draw_log_range(state, scene.sky_ratio)
     frame[READ_NOISE] = draw_range(state, scene.read_noise)
-    frame[GAIN_REF] = draw_log_range(state, scene.gain)
     frame[GAIN_SCI] = draw_log_range(state, scene.gain)
+    frame[GAIN_REF] = frame[GAIN_SCI] * draw_log_range(state, scene.gain_ratio)
     frame[EXPOSURES] = f32(math.floor(draw_log_range(state, scene.n_exposures) + f32(0.5)))
     frame[THROUGHPUT] = draw_log_range(state, scene.throughput)
     # a star never saturates below the sky

@@ -269,3 +269,60 @@ def test_messages(changes, error, text):
     arguments = {"difference": np.zeros((40, 40)), "noise": 1.0} | changes
     with pytest.raises(error, match=text):
         find_transients(arguments.pop("difference"), **arguments)
+
+
+# ------------------------------------------------------------- maps of significance
+
+
+def filtered(rng, sources, shape=(160, 140), noise=3.0, sigma=1.6):
+    """A noisy difference with its matched-filter S/N, as "psf-match" and "zogy" give."""
+    from scipy.signal import fftconvolve
+
+    image = noise * rng.normal(size=shape)
+    for x, y, snr in sources:
+        image += gaussian(shape, x, y, snr * optimal_error(noise, sigma), sigma)
+    psf = gaussian((21, 21), 10, 10, 1.0, sigma)
+    flux_err = noise / np.sqrt((psf**2).sum())
+    flux = fftconvolve(image, psf[::-1, ::-1], mode="same") / (psf**2).sum()
+    made = difference(image, noise, method="any", noise_free=False)
+    made.significance = (flux / flux_err).astype(np.float32)
+    made.flux, made.flux_err = flux, np.full_like(flux, flux_err)
+    made.psf = psf / psf.sum()
+    return made, flux_err
+
+
+def test_maps_of_significance_are_searched(rng):
+    sources = [(40.3, 51.7, 8.0), (90.6, 33.2, 20.0), (100.9, 33.4, 12.0), (70, 120, -15.0)]
+    made, flux_err = filtered(rng, sources)
+    found = find_transients(made, sign="both")
+    assert len(found) == 4
+    for x, y, snr in sources:
+        row = found[np.argmin(np.hypot(found["x"] - x, found["y"] - y))]
+        assert np.hypot(row["x"] - x, row["y"] - y) < 0.6
+        assert row["snr"] == pytest.approx(snr, abs=3)
+        assert row["flux_err"] == pytest.approx(flux_err, rel=0.02)
+        assert row["flux"] / row["flux_err"] == pytest.approx(row["snr"], rel=0.02)
+    assert len(find_transients(made)) == 3
+    assert len(find_transients(made, 10.0, sign="both")) == 3
+
+
+def test_noise_is_no_candidate_in_a_map_of_significance(rng):
+    made, _ = filtered(rng, [], shape=(600, 600))
+    assert len(find_transients(made, 5.0, sign="both")) <= 1
+    assert len(find_transients(made, 3.0)) > 20
+
+
+def test_a_batch_of_maps_keeps_its_images_apart(rng):
+    parts = [filtered(rng, [(50, 60 + 5 * i, 30.0)])[0] for i in range(3)]
+    psfs = [part.psf for part in parts]
+    together = difference(np.stack([part.image for part in parts]), 3.0, noise_free=False, a=1)
+    together.significance = np.stack([part.significance for part in parts])
+    together.flux = np.stack([part.flux for part in parts])
+    together.flux_err = np.stack([part.flux_err for part in parts])
+    together.psf = psfs
+    found = find_transients(together)
+    assert found["image"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(found["y"], [60, 65, 70], atol=0.6)
+    single = find_transients(together[1])
+    assert single["flux"][0] == pytest.approx(found["flux"][1])
+    assert together[1:].psf == psfs[1:]

@@ -405,6 +405,22 @@ def test_written_files_have_the_usual_permissions(tmp_path, result):
     assert made == usual
 
 
+def test_significance_and_kernel_are_extensions(tmp_path, result):
+    kernel = afits.ImageHDU(np.eye(5), name="KERNEL")
+    path = fits.write_difference(
+        tmp_path / "d.fits",
+        *result,
+        significance=np.full(result[0].shape, 7.5),
+        extensions=[kernel],
+    )
+    with afits.open(path) as hdus:
+        assert [hdu.name for hdu in hdus][1:] == [
+            "DIFFERENCE", "NOISE", "MASK", "SIGNIFICANCE", "KERNEL",
+        ]  # fmt: skip
+        assert (hdus["SIGNIFICANCE"].data == 7.5).all()
+        np.testing.assert_array_equal(hdus["KERNEL"].data, np.eye(5))
+
+
 def test_writing_into_an_absent_folder(tmp_path, result):
     with pytest.raises(FileNotFoundError, match=r"the folder .*absent of d\.fits does not exist"):
         fits.write_difference(tmp_path / "absent" / "d.fits", *result)

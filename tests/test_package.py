@@ -161,7 +161,7 @@ def test_nothing_above_the_kernels_imports_numba():
 
 def test_base_dependencies_are_light():
     names = {re.match(r"[\w-]+", d)[0] for d in PROJECT["project"]["dependencies"]}
-    assert names == {"numpy", "scipy", "numba", "astropy", "onnxruntime", "typer", "rich"}
+    assert names == {"numpy", "scipy", "numba", "astropy", "onnxruntime", "sep", "typer", "rich"}
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

@@ -571,6 +571,30 @@ def test_the_scale_is_assumed_where_nothing_shines(minus):
     assert any("1 assumed" in note for note in d.meta["notes"][0])
 
 
+@pytest.mark.parametrize("scale", [1.7, [1.7, 0.5]])
+def test_a_scale_that_is_known_is_taken(minus, scale):
+    ref, sci = make((64, 64), n=2, scale=1.7)
+    d = subtract_batch(ref, sci, model=minus, scale=scale)
+    np.testing.assert_allclose(d.meta["scale"], np.broadcast_to(np.float32(scale), 2))
+    assert d.meta["scale_boxes"].tolist() == [-1, -1]
+    kept = abs(np.nanstd(d.image[0]) - np.hypot(SIGMA_SCI, 1.7 * SIGMA_REF))
+    assert kept < 0.1 * SIGMA_SCI
+
+
+@pytest.mark.parametrize(("channel", "kernel"), [(2, "K"), (3, "L")])
+def test_a_model_may_ask_for_matched_differences(folder, channel, kernel):
+    """Channels 2 and 3 are the differences of kernels/match.py, tile by tile."""
+    from fastdiff.kernels import match, tile
+
+    made = fastdiff.simulate.pairs(3, (64, 64), seed=4)
+    model = tiny.channel(folder / f"{kernel}.onnx", channel)
+    d = subtract_batch(made.ref, made.sci, model=model, threads=2)
+    pairs, sigma, _ = tile.normalise_pairs(made.ref, made.sci)
+    expected = match.match_psfs(pairs)[:, channel] * sigma[:, None, None]
+    good = ~d.mask
+    np.testing.assert_allclose(d.image[good], expected[good], rtol=1e-3, atol=1e-3 * sigma.min())
+
+
 # ------------------------------------------------------------------------ messages
 
 
@@ -602,9 +626,11 @@ def call_with(minus, **changes):
             {"ref_variances": np.linspace(-1, 1, 7680).reshape(96, 80)},
             r"`ref_variances` is negative in 3840 of 7680 pixels \(lowest -1\)",
         ),
-        ({"method": "magic"}, "method is 'magic'; known methods are 'transinet'"),
+        ({"method": "magic"}, "method is 'magic'; known methods are 'transinet', 'psf-"),
         ({"symmetry": "square"}, "symmetry is 'square'; it must be None, 'cyclic' or 'dihedral'"),
         ({"gain": 0}, "gain is 0; it must be positive"),
+        ({"scale": 0.0}, r"scale is 0\.0; it must be positive"),
+        ({"scale": [1, 2, 3, 4, 5]}, r"scale has shape \(5,\); it must be a number or"),
         ({"saturation": "full"}, "saturation is 'full'; it must be None, 'auto' or a number"),
         ({"tile": 100}, "`tile` is 100"),
         ({"threads": 0}, "threads is 0; it must be at least 1"),
@@ -633,7 +659,7 @@ def test_value_errors(minus, changes, text):
         (
             {"satuation": 3},
             "no option 'satuation' for method 'transinet'; its options are backend, gain, model, "
-            "saturation, symmetry, tile",
+            "saturation, scale, symmetry, tile",
         ),
     ],
 )
@@ -649,7 +675,9 @@ def test_a_missing_or_wrong_model(minus, folder):
     with pytest.raises(ValueError, match=r"is a model of kind 'stamps'.*'transinet' is needed"):
         call_with(stamps)
     other = tiny.minus(folder / "other.onnx", normalisation="tile-v9")
-    with pytest.raises(ValueError, match=r"normalisation 'tile-v9'.*normalises by 'tile-v1'"):
+    with pytest.raises(
+        ValueError, match=r"normalisation 'tile-v9'.*this fastdiff has tile-v1, tile-match-v1"
+    ):
         call_with(other)
     broken = folder / "broken-file.onnx"
     broken.write_bytes(b"what is this")

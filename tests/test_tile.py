@@ -466,8 +466,10 @@ def launch_all(refs, scis, bad_refs, bad_scis, origins, shape, put=np.asarray):
         stats[:, tile.block_tiles(ny, nx, origins, shape)[0][:, None] + to_host(tile_x), 1::2]
         .transpose(0, 3, 1, 2).astype(np.float32)
     )  # fmt: skip
-    smooth, scale = put(np.zeros(blocks.shape, np.float32)), put(np.zeros(n, np.float32))
-    kernel_photometry.smooth_cuda.launch(-(-n * n_blocks // 32), 32, blocks, smooth)
+    smooth, wide = (put(np.zeros(blocks.shape, np.float32)) for _ in range(2))
+    scale = put(np.zeros(n, np.float32))
+    kernel_photometry.widen_cuda.launch(-(-n * n_blocks // 32), 32, blocks, wide)
+    kernel_photometry.smooth_cuda.launch(-(-n * n_blocks // 32), 32, blocks, wide, smooth)
     kernel_photometry.fit_cuda.launch(
         1, n, smooth, put(sigma), put(np.zeros((n, 8, 5))),
         put(np.zeros((n, kernel_photometry.BINS))), scale, put(np.zeros(n, np.int64)),
@@ -558,7 +560,8 @@ def test_compiles_to_ptx(capability, dtype):
     signatures = {
         tile.measure_cuda: (image, mask, origins, (8, 8), 1, 64, np.empty((1, 3))),
         tile.blocks_cuda: (*pair, table, index, index, float4),
-        kernel_photometry.smooth_cuda: (float4, float4),
+        kernel_photometry.widen_cuda: (float4, float4),
+        kernel_photometry.smooth_cuda: (float4, float4, float4),
         kernel_photometry.fit_cuda: (
             float4,
             float4,

@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs the train extra (PyTorch)")
 onnx = pytest.importorskip("onnx", reason="export needs the train extra (onnx)")
 
+from fastdiff.kernels import match  # noqa: E402
 from fastdiff.training import export, loop, transinet  # noqa: E402
 from fastdiff.training.networks import TransiNet, TransiNetLite, compress  # noqa: E402
 from tests.reference import training as reference  # noqa: E402
@@ -308,7 +309,7 @@ def test_sample_stream_is_a_function_of_seed_and_step():
     other = next(transinet.samples(4, (32, 32), seed=6, preset="survey")(2))
     assert all(torch.equal(third[name], again[name]) for name in third)
     assert not torch.equal(third["pair"], other["pair"])
-    assert third["pair"].shape == (4, 2, 32, 32) and third["target"].shape == (4, 1, 32, 32)
+    assert third["pair"].shape == (4, 4, 32, 32) and third["target"].shape == (4, 1, 32, 32)
     assert torch.isfinite(third["pair"]).all() and torch.isfinite(third["target"]).all()
 
 
@@ -335,6 +336,12 @@ def test_to_batch_gives_the_target_in_sigma_whatever_the_unit():
     assert peak == pytest.approx(500 / np.hypot(5, 5), rel=0.1)
     invalid = np.argwhere(a["valid"][0, 0].numpy() == 0).tolist()
     assert invalid == [[3, 4], [7, 9]]
+
+
+def test_samples_are_matched_or_not():
+    pairs = [transinet.to_batch(stamps(2, 0), matched=matched)["pair"] for matched in (True, False)]
+    assert pairs[1].shape == (2, 2, 32, 32)
+    np.testing.assert_array_equal(pairs[0], match.match_psfs(pairs[1].numpy()))
 
 
 def test_extra_samples_are_their_fraction_of_a_batch():
@@ -373,7 +380,7 @@ def test_lite_recipe_writes_a_model_and_can_be_loaded_back(tmp_path):
     assert {"f1", "recall_snr10", "flux_bias"} <= set().union(*rows(tmp_path))
     network = transinet.load_transinet_lite(tmp_path / "checkpoint.pt")
     assert network.channels == (8, 8, 8, 16)
-    pair = torch.randn(1, 2, 32, 32)
+    pair = torch.randn(1, 4, 32, 32)
     with torch.no_grad():
         expected = network(pair).numpy()
     np.testing.assert_allclose(run(path, pair), expected, rtol=0.02, atol=0.02)
@@ -421,10 +428,10 @@ def network(seed=0):
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.parametrize("shape", [(1, 2, 16, 16), (3, 2, 48, 96)])
+@pytest.mark.parametrize("shape", [(1, 4, 16, 16), (3, 4, 48, 96)])
 def test_exported_file_gives_pytorchs_output_at_any_size(tmp_path, shape, half):
     net = network()
-    path = export.export_onnx(net, tmp_path / "n.onnx", half=half)
+    path = export.export_onnx(net, tmp_path / "n.onnx", matched=True, half=half)
     pair = torch.randn(shape) * 5
     with torch.no_grad():
         expected = net(pair).numpy()
@@ -439,7 +446,8 @@ def test_half_precision_is_used_only_when_nothing_is_lost(tmp_path):
         "half": {},
         "strict": {"half_tolerance": 0.0},
     }.items():
-        path = export.export_onnx(network(), tmp_path / f"{name}.onnx", **options)
+        path = tmp_path / f"{name}.onnx"
+        export.export_onnx(network(), path, matched=True, **options)
         sizes[name] = path.stat().st_size
         entries = {p.key: p.value for p in onnx.load(path).metadata_props}
         kinds[name] = entries["fastdiff.weights"]
@@ -448,29 +456,30 @@ def test_half_precision_is_used_only_when_nothing_is_lost(tmp_path):
 
 
 def test_flux_scale_and_metadata(tmp_path):
-    pair = torch.randn(1, 2, 32, 32)
-    plain = export.export_onnx(network(), tmp_path / "plain.onnx")
+    pair = torch.randn(1, 4, 32, 32)
+    plain = export.export_onnx(network(), tmp_path / "plain.onnx", matched=True)
     scaled = export.export_onnx(
         network(),
         tmp_path / "new folder" / "scaled.onnx",
         {"pixel_threshold": "0.7", "other.name": "kept"},
+        matched=True,
         flux_scale=1.25,
     )
     np.testing.assert_allclose(run(scaled, pair), 1.25 * run(plain, pair), rtol=1e-5)
     entries = {p.key: p.value for p in onnx.load(scaled).metadata_props}
     assert entries["fastdiff.flux_scale"] == "1.25"
     assert entries["fastdiff.pixel_threshold"] == "0.7" and entries["other.name"] == "kept"
-    assert entries["fastdiff.normalisation"] == "tile-v1"
+    assert entries["fastdiff.normalisation"] == "tile-match-v1"
     assert [p.name for p in scaled.parent.iterdir()] == ["scaled.onnx"]
     with pytest.raises(ValueError, match="flux_scale is nan"):
-        export.export_onnx(network(), plain, flux_scale=float("nan"))
+        export.export_onnx(network(), plain, matched=True, flux_scale=float("nan"))
 
 
 def test_a_graph_that_differs_is_not_written(tmp_path, monkeypatch):
     right = export._run
     monkeypatch.setattr(export, "_run", lambda *args: right(*args) + 1)
     with pytest.raises(RuntimeError, match="not exported faithfully"):
-        export.export_onnx(network(), tmp_path / "n.onnx")
+        export.export_onnx(network(), tmp_path / "n.onnx", matched=True)
     assert list(tmp_path.iterdir()) == []
 
 

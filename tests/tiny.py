@@ -41,6 +41,19 @@ def minus(path, **metadata):
     )
 
 
+def channel(path, number):
+    """difference = one of the four channels of a matched pair."""
+    weights = np.zeros((1, 4, 1, 1), np.float32)
+    weights[0, number] = 1
+    return _save(
+        path,
+        [helper.make_node("Conv", ["pair", "w"], ["difference"], kernel_shape=[1, 1])],
+        {"w": weights},
+        {"fastdiff.normalisation": "tile-match-v1"},
+        shape=("n", 4, "h", "w"),
+    )
+
+
 def convolve(path, kernel):
     """difference = (channel 1 - channel 0) cross-correlated with an odd, square `kernel`."""
     kernel = np.asarray(kernel, np.float32)

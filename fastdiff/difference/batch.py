@@ -28,11 +28,21 @@ MIN_SIZE = 32
 
 # Method -> the module whose `subtract(frames, **options)` fills `frames.image` and, where no
 # variances came, `frames.noise`, and returns what it adds to `Difference.meta`.
-_METHODS = {"transinet": "fastdiff.difference.transinet"}
+_METHODS = {
+    "transinet": "fastdiff.difference.transinet",
+    "psf-match": "fastdiff.difference.psfmatch",
+    "zogy": "fastdiff.difference.zogy",
+}
 
 _UINT16_FULL = 65535
 # Values of `Difference.meta` with one entry an image.
-_PER_IMAGE = ("scale", "scale_boxes", "sky", "sky_noise")
+_PER_IMAGE = (
+    "scale", "scale_boxes", "sky", "sky_noise", "astrometric_noise", "n_stars", "noise_factor",
+    "fwhm", "stamps",
+)  # fmt: skip
+# Attributes of `Difference` that only some methods fill: maps, and lists with one entry an image.
+_MAPS = ("significance", "flux", "flux_err")
+_LISTS = ("kernel", "psf")
 
 
 @dataclasses.dataclass
@@ -45,8 +55,9 @@ class Difference:
         What changed, in counts of the science image: positive where it is brighter, negative
         where it is fainter than the reference. NaN at masked pixels and nowhere else.
     noise : array of the same shape, float32
-        1 sigma per pixel of the science image, in counts. NaN where it is unknown: at pixels
-        whose variance is missing, and all over an image without a good pixel.
+        1 sigma per pixel in counts: for TransiNet, whose difference has no noise, that of the
+        science image; for the other methods that of the difference. NaN where it is unknown: at
+        pixels whose variance is missing, and all over an image without a good pixel.
     mask : array of the same shape, bool
         True at bad pixels: not finite, masked, saturated or without variance in either image.
     meta : dict
@@ -54,7 +65,14 @@ class Difference:
         unusual), "saturated" ((m, 3) indices of saturated pixels); for TransiNet also "model",
         "backend", "threads", "pixel_threshold", and one value an image of "scale" (flux in
         science over flux in reference; "scale_boxes" says on how many patches it rests, 0 is
-        not measured), "sky" and "sky_noise" (medians, counts).
+        not measured, -1 is given), "sky" and "sky_noise" (medians, counts).
+    significance : array of the same shape, float32, or None
+        S/N of a point source at each pixel (psf-match, zogy: S_corr).
+    flux, flux_err : array of the same shape, float32, or None
+        Flux of a point source at each pixel and its error, in counts (psf-match, zogy).
+    kernel, psf : object or list of n objects, or None
+        The matching kernel (psf-match: callable at (x, y)) and the PSF of the difference
+        (an odd, square array of sum 1), of each image.
 
     Notes
     -----
@@ -66,6 +84,11 @@ class Difference:
     noise: Any
     mask: Any
     meta: dict[str, Any] = dataclasses.field(default_factory=dict)
+    significance: Any = None
+    flux: Any = None
+    flux_err: Any = None
+    kernel: Any = None
+    psf: Any = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +129,11 @@ class Difference:
             kept = meta["saturated"][np.isin(meta["saturated"][:, 0], chosen)]
             meta["saturated"] = kept.copy()
             meta["saturated"][:, 0] = [place[i] for i in kept[:, 0]]
-        return Difference(self.image[index], self.noise[index], self.mask[index], meta)
+        extras: dict[str, Any] = {
+            name: None if getattr(self, name) is None else getattr(self, name)[index]
+            for name in (*_MAPS, *_LISTS)
+        }
+        return Difference(self.image[index], self.noise[index], self.mask[index], meta, **extras)
 
 
 @dataclasses.dataclass
@@ -121,12 +148,15 @@ class Frames:
         Masked, saturated or without variance; pixels that are not finite are bad as well.
     ref_variances, sci_variances : ndarray, (n, ny, nx) or (1, ny, nx), or None
     image, noise : ndarray of float32, (n, ny, nx)
-        To be filled: `image` NaN at bad pixels; `noise` only if `sci_variances` is None.
+        To be filled: `image` NaN at bad pixels; `noise` of the difference where it has noise,
+        else of sci, and then only if `sci_variances` is None.
     threads : int
     progress : callable
         To be called with (done, total).
     notes : dict
         Image index -> what was unusual.
+    extras : dict
+        Further attributes of the `Difference`: arrays (n, ny, nx) or lists of n objects.
     """
 
     refs: NDArray[Any]
@@ -140,6 +170,7 @@ class Frames:
     threads: int
     progress: Callable[[int, int], Any]
     notes: dict[int, list[str]] = dataclasses.field(default_factory=dict)
+    extras: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def note(self, image: int, text: str) -> None:
         """Remember what is unusual about one image."""
@@ -168,8 +199,10 @@ def subtract_batch(
         Reference and science images in counts on one pixel grid, at least 32 x 32 pixels.
         One reference, (ny, nx) or (1, ny, nx), may serve many science images. NaN and
         infinity mark bad pixels. Integers (uint16 counts too) and any byte order are taken.
-    method : {"transinet"}
+    method : {"transinet", "psf-match", "zogy"}
         "transinet": a network that paints what changed, without noise [1]_.
+        "psf-match": the sharper image convolved with the kernel that matches its PSF to that
+        of the other [2]_, [3]_. "zogy": proper subtraction [4]_.
     ref_masks, sci_masks : array_like of bool, optional
         True at bad pixels; (ny, nx) is for all images.
     ref_variances, sci_variances : array_like, optional
@@ -196,10 +229,18 @@ def subtract_batch(
             Average the network over the 4 quarter turns, or also over their mirror images:
             4 or 8 times the cost.
         gain : float
-            Electrons per count. Adds the Poisson noise of what stands above the sky to the
-            estimated noise; not used where `sci_variances` came.
+            Electrons per count (zogy: or a pair, of ref and sci). Adds the Poisson noise of what
+            stands above the sky to the estimated noise; not used where variances came.
+        scale : number or array_like, (n,)
+            Flux of an unchanged source in `scis` over its flux in `refs`, where it is known,
+            ``10 ** (0.4 (zero point of sci - zero point of ref))``. Measured by default; not
+            an option of psf-match, whose kernel has it.
         tile : int
-            Side of the tiles, in pixels, a multiple of the network's stride.
+            Side of the tiles, in pixels; for the network a multiple of its stride.
+
+        Those of the classical methods are described by `fastdiff.difference.psfmatch.subtract`
+        (`basis`, `kernel_order`, `background_order`, `convolve`, ...) and
+        `fastdiff.difference.zogy.subtract` (`ref_psfs`, `sci_psfs`, `astrometric_noise`, ...).
 
     Returns
     -------
@@ -225,6 +266,9 @@ def subtract_batch(
     References
     ----------
     .. [1] Sedaghat & Mahabal 2018, MNRAS 476, 5365.
+    .. [2] Alard & Lupton 1998, ApJ 503, 325; Alard 2000, A&AS 144, 363.
+    .. [3] Bramich 2008, MNRAS 386, L77; Becker et al. 2012, MNRAS 425, 1341.
+    .. [4] Zackay, Ofek & Gal-Yam 2016, ApJ 830, 27.
     """
     begun = time.perf_counter()
     if method not in _METHODS:
@@ -288,8 +332,16 @@ def subtract_batch(
     with _reporting(progress) as frames.progress:
         if shape[0]:
             meta |= subtract(frames, **options)
-    _finish(frames, targets.work[2])
+    _finish(frames, targets.work[2], noisy=not meta.get("noise_free", True))
     result = targets.result()
+    for name in (*_MAPS, *_LISTS):
+        extra = frames.extras.get(name)
+        if name in _MAPS and extra is not None:
+            np.copyto(extra, np.nan, where=targets.work[2])
+            extra = sci_door.like(extra)
+        elif extra is not None and sci_door.single:
+            extra = extra[0]
+        setattr(result, name, extra)
     meta["seconds"]["total"] = time.perf_counter() - begun
     result.meta.clear()
     result.meta.update(meta)
@@ -448,9 +500,9 @@ def _check_target(
     return view
 
 
-def _finish(frames: Frames, mask: NDArray[np.bool_]) -> None:
-    """Noise from the variances; the mask, and NaN under it."""
-    if frames.sci_variances is not None:
+def _finish(frames: Frames, mask: NDArray[np.bool_], noisy: bool) -> None:
+    """Noise from the variances unless the method gave its own; the mask, and NaN under it."""
+    if frames.sci_variances is not None and not noisy:
         variance = np.broadcast_to(frames.sci_variances, frames.noise.shape)
         np.sqrt(variance, out=frames.noise, casting="same_kind")
         np.copyto(frames.noise, np.nan, where=np.isinf(frames.noise))

@@ -87,6 +87,10 @@ def find_transients(
     which is the error of an optimally weighted flux; with equal noise it is
     :math:`\sigma \sqrt{A}` with the effective area :math:`A = (\sum p)^2 / \sum p^2`.
 
+    A difference with a map of significance ("psf-match", "zogy") is searched in that map: a
+    region is what lies above `threshold` in it, ``snr`` is its highest value, and flux and error
+    are those of a point source there.
+
     Parameters
     ----------
     difference : Difference or array_like
@@ -101,7 +105,8 @@ def find_transients(
     pixel_threshold : float, optional
         In units of the noise per pixel. By default that of the model
         (``difference.meta["pixel_threshold"]``), else 0.5, which suits a noise-free difference
-        such as TransiNet's. A difference with noise in it needs 2 to 4.
+        such as TransiNet's. A difference with noise in it needs 2 to 4. Not used, nor are
+        `min_pixels` and `noise_free`, where a map of significance is searched.
     noise : array_like, optional
         1 sigma per pixel in counts: a number or an array that broadcasts against the images.
         By default that of `difference`.
@@ -171,6 +176,12 @@ def find_transients(
     masks = None if mask is None else np.broadcast_to(arrays.to_numpy(mask, "mask"), images.shape)
     saturated = np.asarray(meta.get("saturated", np.empty((0, 3))), dtype=np.int64)
 
+    significance = getattr(difference, "significance", None)
+    if significance is not None:
+        significance = arrays.to_numpy(significance, "significance", images=False)
+        significance = significance.reshape(images.shape)
+        pixel_threshold, min_pixels = float(threshold), 1
+
     parts = []
     for first, last in _groups(images.shape):
         here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)]
@@ -180,12 +191,38 @@ def find_transients(
             None if masks is None else masks[first:last],
             here - [first, 0, 0],
         )
+        searched = group
+        if significance is not None:
+            one = np.broadcast_to(np.float32(1), group.shape)
+            searched = _Group(significance[first:last], one, group.masks, here - [first, 0, 0])
         for factor in signs[sign]:
-            part = group.find(factor, pixel_threshold, int(min_pixels), noise_free)
+            part = searched.find(factor, pixel_threshold, int(min_pixels), noise_free)
+            if significance is not None:
+                _as_point_sources(part, group, searched, difference, first)
             part["image"] += first
             parts.append(part)
     columns = {name: np.concatenate([p[name] for p in parts] or [[]]) for name in _COLUMNS}
     return _table(columns, threshold, pixel_threshold, sign)
+
+
+def _as_point_sources(
+    part: dict[str, NDArray[Any]], group: _Group, searched: _Group, difference: Any, first: int
+) -> None:
+    """Turn what was measured in a map of significance into measures of point sources."""
+    top = part.pop("top")
+    image, y, x = group.positions(top)
+    # The top of a parabola through the peak and its neighbours: other sources do not pull on it.
+    part["y"], part["x"] = y + searched.vertex(top, 1, 0), x + searched.vertex(top, 0, 1)
+    part["snr"] = part["peak"]
+    part["peak"] = group.images[top].astype(np.float64)
+    part["flux"], part["flux_err"] = (
+        arrays.to_numpy(getattr(difference, name), name, images=False)
+        .reshape(-1, *group.shape[1:])[image + first, y, x]
+        .astype(np.float64)
+        for name in ("flux", "flux_err")
+    )
+    # The map is the difference correlated with its PSF: sqrt(2) times as wide.
+    part["fwhm"] = part["fwhm"] / np.sqrt(2.0)
 
 
 def _groups(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -245,6 +282,18 @@ class _Group:
         inside = (y + dy >= 0) & (y + dy < self.shape[1]) & (x + dx >= 0) & (x + dx < self.shape[2])
         return inside, pixels[inside] + (dy * self.shape[2] + dx)
 
+    def vertex(self, pixels: NDArray[np.int64], dy: int, dx: int) -> NDArray[np.float64]:
+        """Where between -0.5 and 0.5 the parabola through three pixels in a line has its top."""
+        values = np.full((3, len(pixels)), np.nan)
+        values[1] = self.images[pixels]
+        for row, step in ((0, -1), (2, 1)):
+            inside, near = self.neighbours(pixels, step * dy, step * dx)
+            values[row, inside] = self.images[near]
+        left, middle, right = values
+        bend = 2.0 * middle - left - right
+        offset = np.divide(right - left, 2.0 * bend, out=np.zeros(len(pixels)), where=bend != 0)
+        return np.clip(np.nan_to_num(offset), -0.5, 0.5)
+
     def noise_at(self, pixels: NDArray[np.int64]) -> NDArray[Any]:
         return self.noises[self.positions(pixels)]
 
@@ -281,10 +330,10 @@ class _Group:
         sigma = np.sqrt(n_pixels / (2.0 * np.pi * contrast))
         growth = np.ceil(_GROWN_SIGMAS * sigma - np.sqrt(n_pixels / np.pi))
         growth = np.clip(growth, _MIN_GROWTH, _MAX_GROWTH).astype(np.int64)
-        peak = factor * value[top]
+        peak, pixels_at_top = factor * value[top], pixels[top]
         pixels, touches = self.grow(labels, pixels, growth, factor, pixel_threshold)
         columns = self.measure(pixels, labels[pixels] - 1, n_regions, factor, noise_free)
-        columns.update(n_pixels=n_pixels, peak=peak)
+        columns.update(n_pixels=n_pixels, peak=peak, top=pixels_at_top)
         columns["flags"] += EDGE * touches + BLENDED * blended
         return columns
 

@@ -3,7 +3,8 @@
 Sedaghat & Mahabal 2018 (MNRAS 476, 5365): a convolutional network looks at reference and
 science image and paints only what changed, so that neither PSF matching nor an artefact filter
 is needed. Here it sees tiles in units of their own noise (`fastdiff.kernels.tile`), so that one
-network serves any detector, sky level and photometric scale.
+network serves any detector, sky level and photometric scale, and beside them what two fitted
+kernels leave of the difference (`fastdiff.kernels.match`): that is arithmetic, not worth learning.
 
 Tiles stream through a pool of threads that share one single-threaded session: convolutions of
 one tile stay in a core's cache, and two tiles on two cores are faster than one on both.
@@ -20,9 +21,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.kernels import tile as kernel
+from fastdiff.kernels.match import match_psfs
 from fastdiff.models.model import Model, load_model
 
 if TYPE_CHECKING:
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
 
     from .batch import Frames
 
-__all__ = ["KIND", "NORMALISATION", "subtract"]
+__all__ = ["KIND", "NORMALISATIONS", "subtract"]
 
 KIND = "transinet"
 """Value of the metadata "fastdiff.kind" of the models that this method runs."""
-NORMALISATION = "tile-v1"
-"""Value of "fastdiff.normalisation": what `fastdiff.kernels.tile` does."""
+NORMALISATIONS = {"tile-v1": False, "tile-match-v1": True}
+"""Values of "fastdiff.normalisation": the two channels of `fastdiff.kernels.tile`, or the four of
+`fastdiff.kernels.match` made from them."""
 
 # Small frames go to the network together: fewer pixels than this in a call waste its overhead,
 # more leave the cache. A GPU wants more at once.
@@ -57,6 +60,7 @@ def subtract(
     backend: str = "auto",
     symmetry: Literal["cyclic", "dihedral"] | None = None,
     gain: float | None = None,
+    scale: float | ArrayLike | None = None,
     tile: int = 256,
 ) -> dict[str, Any]:
     """Fill ``frames.image`` and ``frames.noise``; see `fastdiff.subtract_batch`.
@@ -80,9 +84,13 @@ def subtract(
     pixels = (frames.refs, frames.scis, frames.bad_refs, frames.bad_scis)
     stats = kernel.measure_tiles(*pixels, origins, shape, frames.threads)
     clock.stop("measure")
-    scale, n_used = kernel.photometric_scale(*pixels, origins, shape, stats, frames.threads)
+    if scale is None:
+        scales, n_used = kernel.photometric_scale(*pixels, origins, shape, stats, frames.threads)
+    else:
+        scales = check_scale(scale, len(frames.scis))
+        n_used = np.full(len(scales), -1)
     clock.stop("scale")
-    work = _Tiles(frames, origins, shape, stats, scale)
+    work = _Tiles(frames, origins, shape, stats, scales)
     kernel.blank_image(*pixels, frames.image, frames.threads)
     todo = _informative(frames, stats)
     _stream(work, network, symmetry, todo)
@@ -97,7 +105,7 @@ def subtract(
         "pixel_threshold": float(network.metadata.get("fastdiff.pixel_threshold", 0.5)),
         "noise_free": True,
         "symmetry": symmetry,
-        "scale": scale,
+        "scale": scales,
         "scale_boxes": n_used,
         "sky": sky,
         "sky_noise": noise,
@@ -105,6 +113,21 @@ def subtract(
         "n_tiles": len(origins),
         "seconds": clock.seconds,
     }
+
+
+def check_scale(scale: float | ArrayLike, n: int) -> NDArray[np.float32]:
+    """Photometric scales that the caller knows: one, or one an image."""
+    scales = np.asarray(scale, np.float32)
+    if scales.shape not in ((), (n,)):
+        raise ValueError(
+            f"scale has shape {scales.shape}; it must be a number or {n}, one an image"
+        )
+    if not (np.isfinite(scales).all() and (scales > 0).all()):
+        raise ValueError(
+            f"scale is {scale!r}; it must be positive: flux of a source in `scis` over its flux "
+            "in `refs`, 10 ** (0.4 (zero point of sci - zero point of ref))"
+        )
+    return np.broadcast_to(scales, (n,)).copy()
 
 
 def _load(model: str | os.PathLike[str] | Model, backend: str) -> Model:
@@ -118,10 +141,10 @@ def _load(model: str | os.PathLike[str] | Model, backend: str) -> Model:
     # Sessions are kept: loading again with one thread costs an open file at the first call.
     network = load_model(model, backend, threads=1, kind=KIND)
     found = network.metadata.get("fastdiff.normalisation")
-    if found != NORMALISATION:
+    if found not in NORMALISATIONS:
         raise ValueError(
             f"{network.path} was made for the normalisation {found!r} (metadata "
-            f"'fastdiff.normalisation'); this fastdiff normalises by {NORMALISATION!r}: use the "
+            f"'fastdiff.normalisation'); this fastdiff has {', '.join(NORMALISATIONS)}: use the "
             "model and the version of fastdiff that belong together"
         )
     return network
@@ -194,11 +217,15 @@ def _stream(work: _Tiles, network: Model, symmetry: str | None, todo: NDArray[np
     if 0 < len(calls) < threads:
         # Too few calls for all threads: let each use several.
         network = load_model(network.path, network.backend, threads=threads // len(calls))
+    matched = NORMALISATIONS[network.metadata["fastdiff.normalisation"]]
 
     def call(begin: int, end: int) -> tuple[NDArray[Any], ...]:
         item = np.arange(begin, end)
         frame, tile = todo[item // n_tiles], item % n_tiles
-        return _run_symmetric(network, work.cut(frame, tile), symmetry), frame, tile
+        pairs = work.cut(frame, tile)
+        if matched:
+            pairs = match_psfs(pairs, network.threads)
+        return _run_symmetric(network, pairs, symmetry), frame, tile
 
     done = 0
     with contextlib.closing(_in_order(call, calls, min(threads, len(calls)))) as results:

@@ -29,6 +29,7 @@ SURVEY: dict[str, Any] = {
     "gradient": 0.03,
     "read_noise": (0.0, 12.0),
     "gain": (0.3, 8.0),
+    "gain_ratio": (0.4, 2.5),
     "n_exposures": (1.0, 40.0),
     "throughput": (0.4, 2.5),
     "full_well": (3e4, 3e5),
@@ -58,10 +59,10 @@ SURVEY: dict[str, Any] = {
     "p_variable": 0.02,
     "n_vanished": 0.15,
     "signed_truth": 1.0,
-    "cosmic_rays": 0.3,
-    "hot_pixels": 0.3,
-    "bad_columns": 0.05,
-    "p_missing": 0.12,
+    "cosmic_rays": 0.1,
+    "hot_pixels": 0.1,
+    "bad_columns": 0.02,
+    "p_missing": 0.1,
 }
 
 # Section 4.2.2 of the TransiNet paper. Its images are 8-bit pictures of a central galaxy in
@@ -82,6 +83,7 @@ PAPER: dict[str, Any] = SURVEY | {
     "gradient": 0.0,
     "read_noise": (0.0, 0.0),
     "gain": (1.0, 1.0),
+    "gain_ratio": (1.0, 1.0),
     "n_exposures": (1.0, 20.0),
     "throughput": (1.0, 1.0),
     "full_well": (1e9, 1e9),

@@ -1,6 +1,6 @@
 """Write a network as an ONNX file that `fastdiff.load_model` accepts.
 
-Input ``pair`` float32 (n, 2, h, w), output ``difference`` float32 (n, 1, h, w), n, h and w
+Input ``pair`` float32 (n, 2 or 4, h, w), output ``difference`` float32 (n, 1, h, w), n, h and w
 free. Weights are stored in half precision, and cast up again when the file is loaded, where
 that changes the output by less than a stated tolerance.
 """
@@ -20,12 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["INPUT", "OUTPUT", "export_onnx", "provenance"]
+__all__ = ["INPUT", "INPUT_MATCHED", "OUTPUT", "export_onnx", "provenance"]
 
 OPSET = 18
 INPUT = (
     "pair float32 (n, 2, h, w): reference and science image, sky subtracted, the reference "
     "scaled to the science image's photometry, both divided by the noise of the difference"
+)
+INPUT_MATCHED = (
+    "pair float32 (n, 4, h, w): reference and science image, sky subtracted, the reference "
+    "scaled to the science image's photometry, both divided by the noise of the difference; "
+    "then science - K * reference and L * science - reference, K and L fitted kernels "
+    "(fastdiff.kernels.match.match_psfs makes the four channels of the first two)"
 )
 OUTPUT = (
     "difference float32 (n, 1, h, w): noise-free image of what changed, in units of the noise "
@@ -47,6 +53,7 @@ def export_onnx(
     path: str | os.PathLike[str],
     metadata: Mapping[str, str] | None = None,
     *,
+    matched: bool = False,
     flux_scale: float = 1.0,
     half: bool = True,
     half_tolerance: float = 0.01,
@@ -57,12 +64,14 @@ def export_onnx(
     Parameters
     ----------
     network : torch.nn.Module
-        Maps (n, 2, h, w) to (n, 1, h, w) in evaluation mode, to which it is set.
+        Maps (n, 2 or 4, h, w) to (n, 1, h, w) in evaluation mode, to which it is set.
     path : path
         Written aside and renamed.
     metadata : mapping of str to str, optional
         Entries for the file's metadata, over the defaults; a name without a dot gets the
         prefix ``fastdiff.``.
+    matched : bool
+        Whether its input has the four channels of `fastdiff.kernels.match`.
     flux_scale : float
         Factor on the output, inside the graph: one over a measured flux bias.
     half : bool
@@ -83,20 +92,23 @@ def export_onnx(
     """
     import onnx
 
+    from fastdiff.kernels.match import match_psfs
+
     if not (np.isfinite(flux_scale) and flux_scale > 0):
         raise ValueError(f"flux_scale is {flux_scale}; it must be a positive number")
     path = Path(path)
     network = network.eval().to("cpu", memory_format=torch.contiguous_format)
     wrapped = _WithFluxScale(network, flux_scale) if flux_scale != 1.0 else network
-    test = torch.from_numpy(_test_input(size))
+    pairs = _test_input(size)
+    test = torch.from_numpy(match_psfs(pairs, 1) if matched else pairs)
     with torch.no_grad():
         expected = wrapped(test).numpy()
     model = onnx.load_from_string(_to_onnx(wrapped, test))
     entries = {
         "kind": "transinet",
-        "input": INPUT,
+        "input": INPUT_MATCHED if matched else INPUT,
         "output": OUTPUT,
-        "normalisation": "tile-v1",
+        "normalisation": "tile-match-v1" if matched else "tile-v1",
         "stride": "16",
         "pixel_threshold": "0.5",
         "flux_scale": repr(float(flux_scale)),

@@ -141,7 +141,8 @@ def train(
         Trained in place; called with ``batch["pair"]``.
     batches : callable
         ``batches(start)`` returns an iterator over the batches of steps start, start + 1,
-        ...: mappings with a ``"pair"`` tensor. It runs in a background thread.
+        ...: mappings with a ``"pair"`` tensor. Unless the network is on a CPU it runs in a
+        background thread.
     loss : callable
         ``loss(network output, batch)`` returns the scalar to minimise and named parts to log.
     steps : int
@@ -230,7 +231,11 @@ def train(
         log.write({"step": step, **{k: float(v) for k, v in figures.items()}})
         report.line(step, figures)
 
-    source = prefetch(batches(start)) if start < steps else iter(())
+    source: Iterator[Any] = iter(())
+    if start < steps:
+        # A CPU has no core left for a second thread: making samples between the steps, on all
+        # cores, trained 190 samples/s where making them beside the steps trained 140.
+        source = batches(start) if device.type == "cpu" else prefetch(batches(start))
     sums: dict[str, Tensor] = {}
     count, waited, begun = 0, 0.0, time.perf_counter()
     n_samples = 0

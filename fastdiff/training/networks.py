@@ -1,9 +1,10 @@
 """TransiNet (Sedaghat & Mahabal 2018, Fig. 3) and the small network that fastdiff ships.
 
-Both map a pair of images to the image of what changed: ``(n, 2, h, w)`` with channel 0 the
-reference and channel 1 the science image, to ``(n, 1, h, w)``. In training mode they return
-a list of predictions, full resolution first, one for every resolution that the multi-scale
-loss looks at (paper, eq. 4 and section 4.1); in evaluation mode only the full one.
+Both map a pair of images to the image of what changed, ``(n, 1, h, w)``. TransiNet sees
+``(n, 2, h, w)``, the reference and the science image; TransiNetLite four channels, those two and
+the differences of `fastdiff.kernels.match`. In training mode they return a list of predictions,
+full resolution first, one for every resolution that the multi-scale loss looks at (paper, eq. 4
+and section 4.1); in evaluation mode only the full one.
 """
 
 from __future__ import annotations
@@ -36,18 +37,20 @@ _DECODER = (1024, 512, 256, 128, 64, 32)
 # Layers whose output is handed across to the decoder, coarse to fine; the input pair follows.
 _SKIPS = (7, 5, 3, 1, 0)
 _STRIDE = 64
-# exp(30) sigma is beyond any image; without a limit a wild input could end in an infinity.
-_MAX_COMPRESSED = 30.0
+# 2 sinh(30) sigma is beyond any image; without a limit a wild input could end in an infinity.
+_MAX_COMPRESSED = 60.0
 
 
 def compress(x: Tensor) -> Tensor:
-    """Signed logarithm ``sign(x) log(1 + |x|)``: linear near zero, any dynamic range."""
-    return torch.sign(x) * torch.log(1.0 + torch.abs(x))
+    """``2 asinh(x / 2)``: linear within the noise, logarithmic for bright sources."""
+    half = 0.5 * torch.abs(x)  # this form runs vectorised everywhere; an asinh often does not
+    return torch.sign(x) * 2.0 * torch.log(half + torch.sqrt(half * half + 1.0))
 
 
 def expand(y: Tensor) -> Tensor:
-    """Inverse of `compress`: ``sign(y) (exp(|y|) - 1)``."""
-    return torch.sign(y) * (torch.exp(torch.abs(y).clamp(max=_MAX_COMPRESSED)) - 1.0)
+    """Inverse of `compress`: ``2 sinh(y / 2)``."""
+    half = 0.5 * y.clamp(-_MAX_COMPRESSED, _MAX_COMPRESSED)
+    return torch.exp(half) - torch.exp(-half)
 
 
 class TransiNet(nn.Module):
@@ -149,10 +152,11 @@ class _Up(nn.Module):
 class TransiNetLite(nn.Module):
     """The paper's idea made small enough for a CPU: a U-Net that never runs at full resolution.
 
-    The pair, in units of the noise of the difference, and its plain difference are compressed
-    by a signed logarithm; a 6x6/2 convolution takes them to half the size, three more levels
-    follow; up-sampled levels are added to the encoder's, and a last convolution writes the
-    2 x 2 pixels of each position (pixel shuffle). The output is expanded again.
+    It sees the pair and its differences after matching the PSF of either image to the other's
+    (`fastdiff.kernels.match`), in units of the noise of the difference, compressed. A 6x6/2
+    convolution takes them to half the size, three more levels follow; up-sampled levels are
+    added to the encoder's, and a last convolution writes the 2 x 2 pixels of each position
+    (pixel shuffle). The output is expanded again.
 
     Parameters
     ----------
@@ -179,7 +183,7 @@ class TransiNetLite(nn.Module):
             )
         self.channels = tuple(int(c) for c in channels)
         c1, c2, c3, c4 = self.channels
-        self.stem = _conv(3, c1, 6, 2)
+        self.stem = _conv(4, c1, 6, 2)
         self.encode1 = _conv(c1, c1)
         self.down2, self.encode2 = _conv(c1, c2, 3, 2), _conv(c2, c2)
         self.down3, self.encode3 = _conv(c2, c3, 3, 2), _Residual(c3)
@@ -202,9 +206,8 @@ class TransiNetLite(nn.Module):
             head.weight.data.mul_(0.1)
 
     def forward(self, pair: Tensor) -> Tensor | list[Tensor]:
-        """Difference of `pair` (n, 2, h, w): see the class."""
-        ref, sci = pair[:, 0:1], pair[:, 1:2]
-        x1 = self.encode1(self.stem(compress(torch.cat([ref, sci, sci - ref], 1))))
+        """Difference of `pair` (n, 4, h, w): see the class."""
+        x1 = self.encode1(self.stem(compress(pair)))
         x2 = self.encode2(self.down2(x1))
         x3 = self.encode3(self.down3(x2))
         x4 = self.encode4(self.down4(x3))

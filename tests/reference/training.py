@@ -14,7 +14,7 @@ def pooled(image, size):
 
 
 def compress(x):
-    return np.sign(x) * np.log(1 + np.abs(x))
+    return 2 * np.arcsinh(x / 2)
 
 
 def multi_scale_l1(outputs, target, valid, factor):
@@ -45,7 +45,7 @@ def transinet_lite_loss(outputs, target, valid, attention, multi_scale, flux):
         support = (np.abs(t) > 0.1) & (v > 0)
         if not support.any():
             continue
-        linear = np.sign(prediction) * (np.exp(np.abs(prediction)) - 1)
+        linear = 2 * np.sinh(prediction / 2)
         error = linear[support].sum() - t[support].sum()
         error /= 5 * np.sqrt(support.sum()) + 0.05 * np.abs(t[support]).sum()
         terms.append(error**2 / 2 if abs(error) < 1 else abs(error) - 0.5)
