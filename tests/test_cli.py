@@ -247,6 +247,8 @@ def test_ctrl_c_leaves_whole_files_only(sims, tmp_path):
         [sys.executable, "-c", "from fastdiff.cli import main; main()", "subtract", "--list",
          tmp_path / "pairs.txt", "-o", out, "--no-png"],
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # tests that a shell runs in the background are born with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     try:
         deadline = time.monotonic() + 240
