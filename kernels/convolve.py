@@ -14,9 +14,9 @@ the terms of one power of u add up to one kernel, so that order + 1 convolutions
 f the identity, the modulus or the square: the weight of bad pixels in a difference image, and its
 variance, which need not be exact to the last digit.
 
-(Correlations are written: turn the basis images B_k by 180 degrees for a convolution.) Compared
-with convolutions of the whole image by FFT, one for each term, there is no memory but the result,
-and less time up to kernels of more than 60 pixels.
+(Correlations are written: turn the basis images B_k by 180 degrees for a convolution.) Unlike
+convolutions of the whole image by FFT, one for each term, they need no memory but the result; their
+time grows with the kernel's area, so that for kernels of many tens of pixels FFTs would win.
 
 Shapes: image (ny + 2 r, nx + 2 r + PADDING) float32 with a border of r pixels (and PADDING more
 at the right, never used); basis (n_basis, size, width), width = size rounded up to a multiple of
