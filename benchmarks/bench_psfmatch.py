@@ -222,8 +222,8 @@ def report(results: common.Results) -> list[str]:
         f"and false: positive detections of a matched filter above S/N {shared.THRESHOLD:g}. "
         f"Varying: the science PSF widens by {100 * VARIATION:.0f} % across the frame. Goals: "
         "0.6 CPU s and 150 MB for order 2, sigma 0.99 to 1.01, core 1.02 at most, 5 found, 0 "
-        "false, a fifth of the CPU time of SFFT. Whitening (decorrelated) conserves flux and so raises "
-        "the noise of a pixel.",
+        "false, a fifth of the CPU time of SFFT. Whitening (decorrelated) conserves flux and so "
+        "raises the noise of a pixel.",
         "",
     ]
     names = {
