@@ -141,6 +141,7 @@ class Scene(NamedTuple):
     hot_pixels: float
     bad_columns: float
     p_missing: float  # a frame has a missing edge, corner or column
+    trails: float  # of satellites: mean number that cross 64 x 64 pixels; grows with the side
 
 
 # Columns of the table of Gaussians, (n, 3, max_sources, 8): value(x, y) =
@@ -978,6 +979,29 @@ def draw_scene(
         frame[m + 2] = y0
         frame[m + 3] = y1
 
+    # trails of satellites and aeroplanes: most cross the frame, some begin or end on it
+    for image in range(2):
+        share = f32(1) / frame[EXPOSURES] if image == REF else f32(1)
+        level = f32(math.sqrt(frame[SKY_REF + image] + read2))
+        sigma = FWHM_TO_SIGMA * (fwhm_ref if image == REF else fwhm_sci)
+        mean = scene.trails * share * f32(math.sqrt(areas))
+        for _ in range(draw_count(state, mean, 1 << 30)):
+            angle, length = TWO_PI * draw(state), f32(3) * (width + height)
+            if draw(state) < f32(0.3):
+                length *= f32(0.3) * draw(state)
+            spread = draw(state)
+            add_defect(
+                defects,
+                n_defects,
+                image,
+                level * f32(0.4) * f32(math.exp(f32(5) * draw(state))),
+                width * draw(state),
+                height * draw(state),
+                length * f32(math.cos(angle)),
+                length * f32(math.sin(angle)),
+                sigma * (f32(1) + f32(1.5) * spread * spread),  # aeroplanes are out of focus
+            )
+
 
 @jit.item
 def note_change(changes, n_changes, maps, frame, x, y, flux, snr, kind):
@@ -1566,6 +1590,7 @@ def scene_arrays(scene: Scene, n: int, ny: int, nx: int) -> tuple[np.ndarray, ..
         _limit(float(mean) * areas)
         for mean in (scene.cosmic_rays, scene.hot_pixels, scene.bad_columns)
     )
+    n_defects += _limit(float(scene.trails) * math.sqrt(areas))
     return (
         np.empty((n, 5), np.uint64),
         np.empty((n, 3, 6), np.float32),

@@ -237,6 +237,60 @@ def test_galaxies_alone(rng):
         assert spread(pull[INNER]) == pytest.approx(1, abs=0.1)
 
 
+def faint_pair(rng, side=160):
+    """Faint sources under the same PSF in both images, in noise that neighbouring pixels share."""
+    places = rng.uniform(10, side - 10, (40, 2))
+    truth = stars(places, rng.uniform(200, 800, 40), 6.0, (side, side))
+    smooth = [gaussian_filter(rng.normal(0, 10, (side, side)), 0.8) for _ in range(2)]
+    sigma = np.std(smooth)
+    return *((truth + each).astype(np.float32) for each in smooth), sigma
+
+
+def test_a_kernel_that_noise_makes_is_not_taken(rng):
+    """It would smooth the noise of one image away, and its sources with it."""
+    ref, sci, sigma = faint_pair(rng)
+    variance = np.full(ref.shape, sigma**2)
+    d = subtract(ref, sci, ref_variances=variance, sci_variances=variance)
+    assert d.meta["notes"][0][0] == "no source bright enough to fit a kernel: a kernel of 1 assumed"
+    assert d.meta["scale"] == 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "fastdiff.difference.psfmatch._Pair.leaves_more_than_identity", lambda *_: False
+        )
+        fitted = subtract(ref, sci, ref_variances=variance, sci_variances=variance)
+    assert abs(fitted.meta["scale"][0] - 1) > 0.1
+
+
+def test_correlated_noise_is_not_taken_for_sources(pair, rng):
+    """The variances of resampled images say nothing of how their pixels correlate."""
+    ref, sci = (gaussian_filter(each.astype(np.float64), 0.9) for each in (pair.ref, pair.sci))
+    quiet = pair.sky()
+    d = subtract(
+        ref, sci, significance=True, ref_variances=np.full(ref.shape, np.var(ref[quiet])),
+        sci_variances=np.full(sci.shape, np.var(sci[quiet])),
+    )  # fmt: skip
+    assert spread(d.significance[quiet]) == pytest.approx(1, abs=0.1)
+
+
+def test_known_psfs_serve_where_no_star_does(rng):
+    """Point sources among galaxies: the PSFs tell the widths and the profile of what is new."""
+    places = rng.uniform(20, SIDE - 20, (40, 2))
+    galaxies = stars(places, np.full(40, 5e4), 9.0) + stars(places + 2, np.full(40, 2e4), 6.0)
+    new = stars([(100, 100)], [3000.0], 3.5)
+    ref = rng.poisson(gaussian_filter(galaxies, 2.5 / 2.3548) + 40).astype(np.float32)
+    sci = rng.poisson(gaussian_filter(galaxies, 3.5 / 2.3548) + new + 100).astype(np.float32)
+    psfs = [stars([(10, 10)], [1.0], fwhm, (21, 21)) for fwhm in (2.5, 3.5)]
+    psfs = [psf / psf.sum() for psf in psfs]
+    d = subtract(ref, sci, fit="all", ref_psfs=psfs[0], sci_psfs=psfs[1])
+    assert d.kernel.convolved == "ref"
+    np.testing.assert_allclose(d.meta["fwhm"], [[2.5, 3.5]], rtol=0.02)
+    np.testing.assert_allclose(d.psf, psfs[1], atol=1e-12)
+    found = fastdiff.find_transients(d, threshold=6)
+    assert len(found) == 1
+    assert np.hypot(found["x"][0] - 100, found["y"][0] - 100) < 0.5
+    assert found["flux"][0] == pytest.approx(3000, abs=4 * found["flux_err"][0])
+
+
 def test_cosmic_rays_do_not_bend_the_kernel(pair, rng):
     sci = pair.sci.copy()
     y, x = rng.integers(0, SIDE, (2, 60))
@@ -309,6 +363,12 @@ def test_kernel_in_a_fits_file(pair, tmp_path):
     np.testing.assert_allclose(made, kernel(30, 170), atol=1e-12)
 
 
+def test_a_kernel_prints_in_a_line(pair):
+    text = repr(pair.subtract(kernel_order=1, kernel_size=15).kernel)
+    assert text.startswith("<MatchingKernel of ref: 15 x 15 pixels, order 1, sum 0.9")
+    assert "\n" not in text
+
+
 def test_kernel_size(pair):
     for basis in ("gaussian", "delta"):
         assert pair.subtract(kernel_size=9, basis=basis).kernel(0, 0).shape == (9, 9)
@@ -328,6 +388,8 @@ def test_kernel_size(pair):
         ({"max_iterations": True}, TypeError, "max_iterations is a bool"),
         ({"regularisation": -1}, ValueError, "regularisation is -1"),
         ({"degrees": 3}, TypeError, "no option 'degrees'"),
+        ({"sci_psfs": np.eye(4) / 4}, ValueError, "`sci_psfs` is 4 x 4 pixels; the side must be"),
+        ({"ref_psfs": np.full((1, 2, 3, 3), 1 / 9)}, ValueError, "takes one: give"),
     ],
 )
 def test_wrong_options(pair, options, error, text):
@@ -444,7 +506,7 @@ def test_where_nothing_shines_a_kernel_of_1_is_assumed(rng, constant):
     assert d.meta["scale"] == 1
     assert d.meta["notes"][0] == [
         "no source bright enough to fit a kernel: a kernel of 1 assumed",
-        "no significance: no star shows the PSF",
+        "no significance: no star shows the PSF: give `sci_psfs`",
     ]
 
 

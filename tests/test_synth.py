@@ -32,6 +32,7 @@ PLAIN = {
     "hot_pixels": 0.0,
     "bad_columns": 0.0,
     "p_missing": 0.0,
+    "trails": 0.0,
     "full_well": (1e9, 1e9),
 }
 
@@ -160,6 +161,37 @@ def test_pixels_are_the_sum_of_the_table_with_the_stated_noise():
             # mean and width of a unit normal, within five of their standard errors
             assert abs(pull[calm].mean()) < 5 * np.sqrt(3 / calm.sum()) + 0.05
             assert abs(np.std(pull[calm]) - 1) < 5 * np.sqrt(2 / calm.sum()) + 0.03
+
+
+def test_trails_are_straight_lines_as_wide_as_the_psf_and_no_transients():
+    ny, nx, n, quiet = 64, 128, 400, PLAIN | {"star_snr": (1e-6, 1e-5), "galaxy_snr": (1e-6, 1e-5)}
+    quiet |= {"n_transients": (0.0, 0.0), "fwhm_ref": (3.0, 3.0), "fwhm_sci": (4.0, 4.0)}
+    quiet |= {"n_exposures": (1.0, 1.0), "p_cluster": 0.0, "trails": 0.3}
+    made = drawn(n, ny, nx, **quiet)
+    for image, fwhm in enumerate((3.0, 4.0)):
+        rows = np.concatenate(
+            [
+                t[image, :k]
+                for t, k in zip(made["defects"], made["n_defects"][:, image], strict=True)
+            ]
+        )
+        # a Poisson mean of 0.3 for each 64 pixels of side, within five standard errors
+        expected = 0.3 * n * np.sqrt(ny * nx / 64**2)
+        assert abs(len(rows) - expected) < 5 * np.sqrt(expected)
+        sigma = fwhm / 2.3548
+        assert (rows[:, synth.D_WIDTH] >= 0.999 * sigma).all()
+        assert (rows[:, synth.D_WIDTH] <= 2.501 * sigma).all()
+        length = np.hypot(rows[:, synth.D_DX], rows[:, synth.D_DY])
+        assert 0.6 < (length > np.hypot(ny, nx)).mean() < 0.9  # most cross the frame
+    batch = synth.synthesise(scene(**quiet), n, (ny, nx), 3)
+    assert not batch.truth.any()
+    alone = made["n_defects"][:, 1] == 1
+    i = int(np.argmax(np.where(alone, made["defects"][:, 1, 0, synth.D_PEAK], 0)))
+    y, x = np.indices((ny, nx)).astype(float)
+    line = reference.defects(made["defects"][i, 1, :1], y, x) / made["frame"][i, synth.GAIN_SCI]
+    excess = batch.sci[i] - np.median(batch.sci[i][line < 1e-6])
+    bright = line > 0.1 * line.max()
+    assert excess[bright].sum() == pytest.approx(line[bright].sum(), rel=0.05)
 
 
 def test_truth_sums_to_the_flux_at_the_stated_place():

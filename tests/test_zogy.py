@@ -166,6 +166,18 @@ def test_a_new_source_has_the_psf_of_the_difference():
 # ------------------------------------------------------------------- measured
 
 
+def test_a_variable_star_does_not_hide_a_new_one():
+    """In a small frame one star is not enough to tell what sources add to the noise."""
+    shape, x, y = (64, 64), 20.0, 24.0
+    rng = np.random.default_rng(5)
+    ref = SKY_R + render(shape, [x], [y], [20_000], FWHM_R)
+    sci = SKY_S + render(shape, [x, 45.0], [y, 40.0], [SCALE * 26_000, 6000], FWHM_S)
+    ref, sci = (rng.poisson(each).astype(np.float32) for each in (ref, sci))
+    d = run(ref, sci, **PSFS, scale=SCALE)
+    expected = 6000 / np.sqrt(6000 + SKY_S / (PSF_S**2).sum())  # photons and the sky of sci
+    assert d.significance[40, 45] > 0.7 * expected
+
+
 def test_measured_psfs_and_registration():
     plain, shifted = (make((384, 384), n_stars=120, seed=2, shift=shift)[:2]
                       for shift in ((0, 0), (0.35, -0.2)))  # fmt: skip

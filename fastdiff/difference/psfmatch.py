@@ -32,12 +32,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.kernels import convolve as blocks
 from fastdiff.kernels import gram, tile
 
-from .stars import Stars, find_stars, fwhm_of, measure_psf
+from .options import check_psfs
+from .stars import Stars, adaptive_moments, find_stars, fwhm_of, measure_psf
 
 if TYPE_CHECKING:
     from astropy.io.fits import ImageHDU
@@ -90,7 +91,7 @@ def _terms(x: Any, y: Any, order: int, shape: tuple[int, int]) -> NDArray[np.flo
     return np.stack([u**i * v**j for i, j in _powers(order)], axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MatchingKernel:
     r"""Kernel that matches the PSF of one image of a pair to that of the other.
 
@@ -118,6 +119,13 @@ class MatchingKernel:
     shape: tuple[int, int]
     convolved: Literal["ref", "sci"]
     skies: tuple[float, float]
+
+    def __repr__(self) -> str:
+        size, middle = self.components.shape[1], [(n - 1) / 2 for n in self.shape[::-1]]
+        return (
+            f"<MatchingKernel of {self.convolved}: {size} x {size} pixels, order "
+            f"{sum(self.powers[-1])}, sum {self.sum(*middle):.5g} in the middle of the frame>"
+        )
 
     @property
     def powers(self) -> tuple[tuple[int, int], ...]:
@@ -306,6 +314,8 @@ class _Options:
     max_iterations: int
     decorrelate: bool
     significance: bool
+    ref_psfs: NDArray[np.float64] | None  # (n or 1, k, k)
+    sci_psfs: NDArray[np.float64] | None
 
 
 @dataclasses.dataclass
@@ -326,10 +336,17 @@ class _Image:
     stars: Stars
     fwhm: float
     """Pixels; NaN where there are too few stars to be sure."""
+    psf: NDArray[np.float64] | None
+    """(k, k), where the caller knows it."""
 
 
 def _load(
-    name: Literal["ref", "sci"], frames: Frames, i: int, stats: NDArray[np.float64], threads: int
+    name: Literal["ref", "sci"],
+    frames: Frames,
+    i: int,
+    stats: NDArray[np.float64],
+    psfs: NDArray[np.float64] | None,
+    threads: int,
 ) -> _Image:
     """Image i; `stats` (n_tiles, 2) are sky and noise of its tiles."""
     values, bads, variances = (
@@ -357,8 +374,14 @@ def _load(
         usual = float(np.median(variance[~bad]))
         np.copyto(variance, usual, where=bad)
         sigma = np.sqrt(usual)
-    fwhm = fwhm_of(stars) if len(stars.x) >= _ENOUGH_STARS else float("nan")
-    return _Image(name, data, bad, float(sky), float(sigma), variance, floor, stars, fwhm)
+    psf, fwhm = None, float("nan")
+    if psfs is not None:
+        psf = psfs[min(i, len(psfs) - 1)]
+        _, _, _, (xx, xy, yy) = adaptive_moments(psf[None], 1.5)
+        fwhm = float((xx[0] * yy[0] - xy[0] ** 2) ** 0.25 / _SIGMA)
+    elif len(stars.x) >= _ENOUGH_STARS:
+        fwhm = fwhm_of(stars)
+    return _Image(name, data, bad, float(sky), float(sigma), variance, floor, stars, fwhm, psf)
 
 
 def _choose_basis(image: _Image, target: _Image, options: _Options) -> _Basis:
@@ -552,8 +575,38 @@ class _Pair:
                 "the images have no source in common that a kernel could be fitted to; check that "
                 "they are aligned"
             )
+        if self.leaves_more_than_identity(origins, side, target, usable & kept[:, None, None]):
+            raise _NoFit(
+                "what the images have in common is too faint to fit a kernel to: it would leave "
+                "more of the sources than no kernel does"
+            )
         self.n_stamps, self.order = int(kept.sum()), orders[0]
         self.background_order = options.background_order
+
+    def leaves_more_than_identity(
+        self, origins: NDArray[np.int64], side: tuple[int, int], target: NDArray[np.float32],
+        used: NDArray[np.bool_],
+    ) -> bool:  # fmt: skip
+        """Whether the kernel leaves more of the sources than scaling the image alone.
+
+        A kernel that is fitted to noise smooths it away, and the sources with it.
+        """
+        rest, _, variance = self.residuals(origins, side, target, used)
+        image = _windows(self.image.data, origins, side).astype(np.float64)
+        bright = used & (image > _SIGNAL_SNR * self.image.sigma)
+        bright &= target > _SIGNAL_SNR * self.target.sigma
+        if not bright.any():
+            return True
+        rest, variance, image, target = (each[bright] for each in (rest, variance, image, target))
+        factor = float(np.median(target / image))
+        noise = self.target.sigma**2 + (factor * self.image.sigma) ** 2
+        noise = noise + self.signal * target + 1e-30
+
+        def misfit(square: NDArray[Any]) -> float:
+            return float(np.minimum(square, _CLIP**2).mean())
+
+        alone = misfit((target - factor * image) ** 2 / noise)
+        return misfit(rest**2 / variance) > alone
 
     def assume_identity(self) -> None:
         """Set `self.kernel` to 1 where nothing tells it, with the background that fits."""
@@ -769,11 +822,15 @@ class _Pair:
         """PSF of the difference at the middle of the frame, sum 1, of odd size."""
         from scipy.signal import oaconvolve
 
-        fwhm = fwhm_of(self.target.stars)
-        if not np.isfinite(fwhm):
-            raise ValueError("no star shows the PSF")
-        size = 2 * int(np.ceil(2 * fwhm)) + 1
-        psf = measure_psf(self.target.data, self.target.bad, self.target.stars, size=size, sky=0.0)
+        target = self.target
+        if target.psf is not None:
+            psf = target.psf
+        else:
+            fwhm = fwhm_of(target.stars)
+            if not np.isfinite(fwhm):
+                raise ValueError(f"no star shows the PSF: give `{target.name}_psfs`")
+            size = 2 * int(np.ceil(2 * fwhm)) + 1
+            psf = measure_psf(target.data, target.bad, target.stars, size=size, sky=0.0)
         if decorrelated:
             psf = oaconvolve(psf, self.whitening(self.kernel(*self.middle)), mode="same")
             psf /= psf.sum()
@@ -896,11 +953,13 @@ def _background(image: NDArray[np.float32], order: int) -> NDArray[np.float64]:
     return coefficients
 
 
-def _calibrate(image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:
+def _calibrate(
+    image: NDArray[np.float32], variance: NDArray[np.float32], least: float = 0.0
+) -> None:
     """Scale the variance to what a difference shows of it, tile by tile, linear between them.
 
     The pixels of images that were resampled are not independent, and the noise of the sky may
-    change over a frame.
+    change over a frame. No tile is scaled by less than `least`.
     """
     ny, nx = image.shape
     good = np.isfinite(image)
@@ -919,6 +978,7 @@ def _calibrate(image: NDArray[np.float32], variance: NDArray[np.float32]) -> Non
             factors[k] = ((high - low) / 2) ** 2
     known = np.isfinite(factors)
     factors[~known] = np.median(factors[known]) if known.any() else 1.0
+    factors = np.maximum(factors, least)
     ys, xs = (np.unique(origins[:, axis]) + (side - 1) / 2 for axis, side in ((0, h), (1, w)))
     nodes = factors.reshape(len(ys), len(xs))
     nodes = (nodes @ _hats(np.arange(nx), xs).T).astype(np.float32)
@@ -944,6 +1004,8 @@ def subtract(
     max_iterations: int = 5,
     decorrelate: bool = False,
     significance: bool = True,
+    ref_psfs: ArrayLike | None = None,
+    sci_psfs: ArrayLike | None = None,
 ) -> dict[str, Any]:
     r"""Fill ``frames.image`` and ``frames.noise``; see `fastdiff.subtract_batch`.
 
@@ -977,6 +1039,11 @@ def subtract(
         Also make maps of the flux of a point source at each pixel, of its error, and of their
         ratio, the significance, in which `find_transients` then searches. Without them a third
         of the time is saved.
+    ref_psfs, sci_psfs : array_like, optional
+        PSFs of sum 1, centred on the middle pixel, of odd side k: (k, k) or (n, k, k). They tell
+        which image is sharper, how wide the kernel has to be, and what a point source of the
+        difference looks like; the kernel itself is fitted all the same. By default measured from
+        the stars, which a field of galaxies may not have.
 
     Returns
     -------
@@ -991,13 +1058,16 @@ def subtract(
     comes without one has that of its sky, and for the photon noise of its stars a multiple of
     the matched signal is added, with which the residuals of the fitted stars are what they
     should be. Where no variance came at all the sum is scaled, tile by tile, to the noise that
-    the difference shows.
+    the difference shows. The errors of the map of fluxes are scaled to what the map shows in any
+    case, but never below what the variances say: the noise of resampled images is correlated.
     """
+    n, ny, nx = frames.scis.shape
     options = _check_options(
         basis, kernel_order, background_order, scale_order, convolve, kernel_size, fit, stamps,
         regularisation, max_iterations, decorrelate, significance,
+        _one_psf_each("ref_psfs", ref_psfs, frames.scis.shape),
+        _one_psf_each("sci_psfs", sci_psfs, frames.scis.shape),
     )  # fmt: skip
-    n, ny, nx = frames.scis.shape
     seconds = dict.fromkeys(("measure", "stars", "fit", "difference", "significance"), 0.0)
     begun = time.perf_counter()
     origins, shape = tile.plan_tiles(ny, nx)
@@ -1052,7 +1122,7 @@ def _matched(ref: _Image, sci: _Image, options: _Options, threads: int) -> tuple
     n_stars = min(len(ref.stars.x), len(sci.stars.x))
     if options.convolve != "auto":
         pairs = [pairs[options.convolve == "sci"]]
-    elif n_stars >= _ENOUGH_STARS:
+    elif np.isfinite(ref.fwhm + sci.fwhm):
         pairs = [pairs[sci.fwhm < ref.fwhm]]
     if options.fit != "auto":
         ways = [options.fit]
@@ -1091,8 +1161,8 @@ def _subtract_one(
 ) -> dict[str, Any]:
     """Image and noise of pair i in place; what is to be told about it."""
     times = [time.perf_counter()]
-    ref = _load("ref", frames, i, stats[:, :2], threads)
-    sci = _load("sci", frames, i, stats[:, 2:], threads)
+    ref = _load("ref", frames, i, stats[:, :2], options.ref_psfs, threads)
+    sci = _load("sci", frames, i, stats[:, 2:], options.sci_psfs, threads)
     if (ref.bad | sci.bad).all():
         raise _NoFit("no pixel is good in both images")
     times.append(time.perf_counter())
@@ -1128,10 +1198,10 @@ def _subtract_one(
             pair.point_sources(
                 difference, noise, result["psf"], options.decorrelate, flux, flux_err
             )
-            if pair.measured:
-                np.square(flux_err, out=flux_err)
-                _calibrate(flux, flux_err)
-                np.sqrt(flux_err, out=flux_err)
+            # Variances that came say nothing of how the noise of resampled pixels correlates.
+            np.square(flux_err, out=flux_err)
+            _calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
+            np.sqrt(flux_err, out=flux_err)
             np.divide(flux, flux_err, out=maps["significance"], where=flux_err > 0)
         times.append(time.perf_counter())
     names = ("stars", "fit", "difference", "significance")
@@ -1166,6 +1236,21 @@ def _check_options(*values: Any) -> _Options:
     if not options.regularisation >= 0:
         raise ValueError(f"regularisation is {options.regularisation}; it must be 0 or more")
     return options
+
+
+def _one_psf_each(
+    name: str, psfs: ArrayLike | None, shape: tuple[int, int, int]
+) -> NDArray[np.float64] | None:
+    """(n or 1, k, k)"""
+    checked = check_psfs(name, psfs, shape)
+    if checked is None:
+        return None
+    if checked.shape[1] != 1:
+        raise ValueError(
+            f"`{name}` has {checked.shape[1]} PSFs an image; method='psf-match' takes one: give "
+            "(k, k) or (n, k, k)"
+        )
+    return checked[:, 0]
 
 
 def _whole(name: str, value: Any) -> int:

@@ -27,6 +27,8 @@ from fastdiff.kernels import tile as kernel
 from fastdiff.kernels.match import match_psfs
 from fastdiff.models.model import Model, load_model
 
+from .options import check_scale
+
 if TYPE_CHECKING:
     import os
 
@@ -113,21 +115,6 @@ def subtract(
         "n_tiles": len(origins),
         "seconds": clock.seconds,
     }
-
-
-def check_scale(scale: float | ArrayLike, n: int) -> NDArray[np.float32]:
-    """Photometric scales that the caller knows: one, or one an image."""
-    scales = np.asarray(scale, np.float32)
-    if scales.shape not in ((), (n,)):
-        raise ValueError(
-            f"scale has shape {scales.shape}; it must be a number or {n}, one an image"
-        )
-    if not (np.isfinite(scales).all() and (scales > 0).all()):
-        raise ValueError(
-            f"scale is {scale!r}; it must be positive: flux of a source in `scis` over its flux "
-            "in `refs`, 10 ** (0.4 (zero point of sci - zero point of ref))"
-        )
-    return np.broadcast_to(scales, (n,)).copy()
 
 
 def _load(model: str | os.PathLike[str] | Model, backend: str) -> Model:

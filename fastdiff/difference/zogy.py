@@ -35,6 +35,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.kernels import tile as tile_kernel
 
+from .options import check_psfs, check_scale
 from .stars import (
     Stars,
     adaptive_moments,
@@ -61,6 +62,7 @@ _SCALE_ERROR = 0.01  # of a star, beside its noise
 _SIGNIFICANT = 5.0  # sigma: pixels below hold no source
 _CLIPPED = 0.9866  # standard deviation of a Gaussian cut at 3 sigma, as sep does
 _QUIET = 0.1  # light over noise, of pixels that tell the noise of the sky
+_MIN_SOURCES = 5  # that tell the photon noise of others: one may be variable
 _SAMPLES = 200_000  # pixels that tell the noise of a frame
 
 
@@ -120,11 +122,11 @@ def subtract(
     """
     _, ny, nx = frames.scis.shape
     options = _Options(
-        ref_psfs=_check_psfs(ref_psfs, "ref_psfs", frames),
-        sci_psfs=_check_psfs(sci_psfs, "sci_psfs", frames),
+        ref_psfs=check_psfs("ref_psfs", ref_psfs, frames.scis.shape),
+        sci_psfs=check_psfs("sci_psfs", sci_psfs, frames.scis.shape),
         psf_size=_check_size(psf_size, min(ny, nx)),
         tiles=(),
-        scale=_check_scale(scale, len(frames.scis)),
+        scale=None if scale is None else check_scale(scale, len(frames.scis)),
         gain=_check_gain(gain),
         astrometric_noise=_check_astrometric_noise(astrometric_noise),
         calibrate=bool(calibrate),
@@ -204,50 +206,6 @@ class _Tile:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
 
-def _check_psfs(psfs: Any, name: str, frames: Frames) -> NDArray[np.float64] | None:
-    """(n or 1, n_tiles or 1, k, k), of sum 1."""
-    if psfs is None:
-        return None
-    try:
-        array = np.asarray(psfs, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"`{name}` is a {type(psfs).__name__}; it must be an array of numbers (k, k), "
-            "(n, k, k) or (n, n_tiles, k, k)"
-        ) from None
-    n, ny, nx = frames.scis.shape
-    if array.ndim not in (2, 3, 4) or array.shape[-1] != array.shape[-2]:
-        raise ValueError(
-            f"`{name}` has shape {array.shape}; it must be (k, k), (n, k, k) or (n, n_tiles, k, k)"
-        )
-    size = array.shape[-1]
-    if size % 2 == 0 or size < 3:
-        raise ValueError(
-            f"`{name}` is {size} x {size} pixels; the side must be odd, so that there is a middle "
-            "pixel: cut or resample it"
-        )
-    if size > min(ny, nx):
-        raise ValueError(
-            f"`{name}` is {size} x {size} pixels, larger than the images, {ny} x {nx}: cut it "
-            "about its middle, and divide it by its sum"
-        )
-    if not np.isfinite(array).all():
-        raise ValueError(f"`{name}` has pixels that are not finite: set them to 0")
-    array = (
-        array.reshape((1,) * (4 - array.ndim) + array.shape) if array.ndim != 3 else array[:, None]
-    )
-    if len(array) not in (1, n):
-        raise ValueError(
-            f"`{name}` has PSFs for {len(array)} images; `scis` has {n}: give one for each, or one "
-            "for all"
-        )
-    sums = array.sum((2, 3), keepdims=True)
-    worst = float(sums.flat[np.argmax(np.abs(sums - 1))])
-    if abs(worst - 1) > 0.01:
-        raise ValueError(f"`{name}` sums up to {worst:.4g}; a PSF has the sum 1: divide by its sum")
-    return array / sums
-
-
 def _check_size(size: Any, largest: int) -> int | None:
     if size is None:
         return None
@@ -259,17 +217,6 @@ def _check_size(size: Any, largest: int) -> int | None:
             f"images, {largest}"
         )
     return int(size)
-
-
-def _check_scale(scale: Any, n: int) -> NDArray[np.float64] | None:
-    if scale is None:
-        return None
-    array = np.asarray(scale, dtype=np.float64)
-    if array.shape not in ((), (1,), (n,)):
-        raise ValueError(f"scale has shape {array.shape}; it must be a number or ({n},)")
-    if not (np.isfinite(array).all() and (array > 0).all()):
-        raise ValueError(f"scale is {scale}; it must be positive (flux in sci over flux in ref)")
-    return np.broadcast_to(array, (n,))
 
 
 def _check_gain(gain: Any) -> tuple[float, float] | None:
@@ -659,6 +606,10 @@ class _Job:
         index = np.flatnonzero(good)
         index = index[:: _step(len(index), self.image.shape[1])]
         registration = self.significance.ravel()[index]
+        tells_photons = (
+            self.source is not None and self.options.gain is None and self.sci.variance is None
+            and _count_regions(self.source[1] > _QUIET * self.flux_err) >= _MIN_SOURCES
+        )  # fmt: skip
         maps = (self.image, self.noise, 0.0), (self.flux, self.flux_err, registration)
         for number, (values, variance, extra) in enumerate(maps):
             sample, known = values.ravel()[index].astype(np.float64), variance.ravel()[index]
@@ -679,7 +630,7 @@ class _Job:
             variance *= np.float32(spread**2)
             linear, square = _excess(sample, known * spread**2 + extra, light)
             variance += source * (linear + square * source)
-            if self.options.gain is None and self.sci.variance is None:
+            if tells_photons:
                 # New sources have photon noise like the others.
                 new = np.where(values > _SIGNIFICANT * np.sqrt(variance), values, np.float32(0))
                 variance += np.float32(linear * self.photons[number]) * new
@@ -691,6 +642,12 @@ class _Job:
         self.noise[self.blank] = np.nan
         for map_ in (self.significance, self.flux, self.flux_err):
             map_[~good] = np.nan
+
+
+def _count_regions(where: NDArray[np.bool_]) -> int:
+    from scipy import ndimage
+
+    return int(ndimage.label(where)[1])
 
 
 def _step(n: int, nx: int) -> int:

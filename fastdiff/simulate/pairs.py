@@ -63,6 +63,7 @@ SURVEY: dict[str, Any] = {
     "hot_pixels": 0.1,
     "bad_columns": 0.02,
     "p_missing": 0.1,
+    "trails": 0.01,
 }
 
 # Section 4.2.2 of the TransiNet paper. Its images are 8-bit pictures of a central galaxy in
@@ -113,6 +114,7 @@ PAPER: dict[str, Any] = SURVEY | {
     "hot_pixels": 0.0,
     "bad_columns": 0.0,
     "p_missing": 0.0,
+    "trails": 0.0,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {"survey": SURVEY, "paper": PAPER}
@@ -224,7 +226,7 @@ def pairs(
     registration; truth = transient convolved with the science PSF. Beyond the paper: Moffat
     and asymmetric PSFs, diffraction spikes, read noise, gain, stacked references,
     photometric scale, variable and vanished sources, cosmic rays, hot pixels, bad columns,
-    saturation and bleeding, sky gradients, correlated noise, missing pixels.
+    trails of satellites, saturation and bleeding, sky gradients, correlated noise, missing pixels.
 
     Parameters
     ----------

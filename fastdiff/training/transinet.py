@@ -36,7 +36,7 @@ __all__ = [
 # The seeds of validation samples start here, out of the way of those used for training.
 _VALIDATION_SEED = 1_000_003
 # What spoils an image is rarer in the preset "survey" than it should be while a network learns it.
-_MORE_DEFECTS = {"cosmic_rays": 0.3, "hot_pixels": 0.3, "bad_columns": 0.05}
+_MORE_DEFECTS = {"cosmic_rays": 0.3, "hot_pixels": 0.3, "bad_columns": 0.05, "trails": 0.08}
 # Truth above this many sigma counts as part of a transient when detections are matched.
 _TRUTH_THRESHOLD = 0.25
 
@@ -319,7 +319,7 @@ def train_transinet_lite(
     seed : int
         Seed of the samples and of the first weights.
     preset, parameters
-        For `fastdiff.simulate.pairs`; by default with 0.6 cosmic rays and hot pixels a pair.
+        For `fastdiff.simulate.pairs`; by default with more defects than the preset has.
     channels : tuple of int
         Maps of `TransiNetLite`.
     learning_rate, schedule, warm_up, decay, average, clip, weight_decay
