@@ -27,6 +27,7 @@ PLAIN = {
     "cosmic_rays": 0.0,
     "hot_pixels": 0.0,
     "bad_columns": 0.0,
+    "trails": 0.0,
     "p_spikes": 0.0,
     "fwhm_ref": (2.0, 6.0),
     "fwhm_sci": (2.0, 6.0),

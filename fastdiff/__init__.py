@@ -16,14 +16,17 @@ if importlib.util.find_spec("fastdiff.kernels") is None:
 if TYPE_CHECKING:
     from . import simulate
     from .difference.batch import Difference, subtract_batch
+    from .difference.cpm import CPMResult, cpm_subtract
     from .difference.detect import find_transients
     from .models.model import load_model
 
     __version__: str
 
 __all__ = [
+    "CPMResult",
     "Difference",
     "__version__",
+    "cpm_subtract",
     "find_transients",
     "load_model",
     "simulate",
@@ -33,7 +36,9 @@ __all__ = [
 # Public name -> the module that holds it; imported on first use, so that
 # `import fastdiff` does not pay for Numba, ONNX Runtime or astropy.
 _PUBLIC = {
+    "CPMResult": "fastdiff.difference.cpm",
     "Difference": "fastdiff.difference.batch",
+    "cpm_subtract": "fastdiff.difference.cpm",
     "find_transients": "fastdiff.difference.detect",
     "load_model": "fastdiff.models.model",
     "subtract_batch": "fastdiff.difference.batch",

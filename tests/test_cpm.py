@@ -1,0 +1,365 @@
+"""CPM difference imaging: against direct fits, what it keeps of events, and bad input."""
+
+import numpy as np
+import pytest
+
+from fastdiff.difference.cpm import cpm_subtract
+from tests.reference import ridge as reference
+
+NOISE = 1e-3
+
+
+def field(shape=(24, 26), n=160, seed=3, n_stars=60, fwhm=2.2, amplitude=0.0):
+    """(cube, what the variable star adds, its (y, x)): stars that wander over the pixels."""
+    rng = np.random.default_rng(seed)
+    ny, nx = shape
+    y, x = rng.uniform(-4, ny + 4, n_stars), rng.uniform(-4, nx + 4, n_stars)
+    flux = 10 ** rng.uniform(-1, 1, n_stars)
+    y[0], x[0], flux[0] = ny / 2, nx / 2, 3.0
+    dy, dx = rng.uniform(-0.3, 0.3, (2, n))
+    s = fwhm / 2.3548
+    row = np.exp(-0.5 * ((np.arange(ny)[:, None] - y - dy[:, None, None]) / s) ** 2)
+    column = np.exp(-0.5 * ((np.arange(nx)[:, None] - x - dx[:, None, None]) / s) ** 2)
+    cube = np.einsum("tys,txs,s->tyx", row, column, flux)
+    signal = amplitude * flux[0] * np.sin(2 * np.pi * np.arange(n) / 23.0)
+    added = signal[:, None, None] * row[:, :, None, 0] * column[:, None, :, 0]
+    flat = rng.normal(1, 0.01, shape)
+    cube = (cube + added) * flat + rng.normal(0, NOISE, cube.shape)
+    return cube, added, (ny // 2, nx // 2)
+
+
+RULE = {"exclusion": (3, 5.0), "n_predictors": 60}
+
+
+@pytest.fixture(scope="module")
+def quiet():
+    return field()[0]
+
+
+def by_hand(cube, y, x, strength, blocks=(), weights=None, bad=None, n_predictors=60, rows=3,
+            distance=5.0, order=0):  # fmt: skip
+    """Prediction of one pixel by the paper's rule, without shortcuts."""
+    n, ny, nx = cube.shape
+    dy, dx = np.mgrid[:ny, :nx] - np.array([y, x])[:, None, None]
+    square = dy**2 + dx**2
+    allowed = (abs(dy) > rows) & (abs(dx) > rows) & (square >= distance**2)
+    if bad is not None:
+        allowed &= ~bad
+    places = np.argwhere(allowed)
+    places = places[np.argsort(square[allowed], kind="stable")][:n_predictors]
+    design = np.concatenate([
+        cube[:, places[:, 0], places[:, 1]].T,
+        np.polynomial.legendre.legvander(np.linspace(-1, 1, n), order).T,
+    ])  # fmt: skip
+    penalties = np.r_[np.full(len(places), strength), np.zeros(order + 1)]
+    weights = np.ones(n) if weights is None else weights
+    return reference.predict(design, cube[:, y, x], weights, penalties, blocks), places
+
+
+FOLDS = [(16 * i, 16 * (i + 1), 16 * i, 16 * (i + 1)) for i in range(10)]
+
+
+@pytest.mark.parametrize(
+    ("holdout", "blocks"),
+    [
+        (None, ()),
+        (10, FOLDS),
+        (("window", 6), [(max(t - 6, 0), min(t + 7, 160), t, t + 1) for t in range(160)]),
+    ],
+)
+def test_equal_to_fits_without_shortcuts(quiet, holdout, blocks):
+    result = cpm_subtract(quiet, holdout=holdout, ridge=1e-3, **RULE)
+    assert result.ridge == 1e-3
+    for y, x in [(12, 13), (0, 0), (23, 4)]:
+        expected, places = by_hand(quiet, y, x, 1e-3, blocks)
+        np.testing.assert_allclose(
+            result.prediction[:, y, x], expected, atol=1e-7 * np.abs(quiet[:, y, x]).max()
+        )
+        assert result.n_predictors[y, x] == len(places)
+    np.testing.assert_allclose(result.image + result.prediction, quiet, atol=1e-12)
+    np.testing.assert_allclose(result.rms, np.sqrt((result.image**2).mean(0)))
+    assert not result.mask.any()
+
+
+def test_polynomials_of_time_are_not_penalised(quiet):
+    """A trend of a pixel of its own is predicted, whatever the penalty."""
+    cube = quiet.copy()
+    t = np.linspace(-1, 1, len(cube))
+    cube[:, 12, 13] += 5 * t + 3 * t**2
+    result = cpm_subtract(cube, time_order=2, ridge=0.5, **RULE)
+    expected, _ = by_hand(cube, 12, 13, 0.5, FOLDS, order=2)
+    np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
+    assert result.rms[12, 13] < 0.3 * cpm_subtract(cube, ridge=0.5, **RULE).rms[12, 13]
+
+
+def test_an_event_survives_the_hold_out_only():
+    """Section 3.2: the light curve of a variable star; a fit that sees it fits it away."""
+    cube, added, (y, x) = field(n=300, amplitude=0.05)
+    rule = RULE | {"n_predictors": 100}
+    truth = added[:, y - 1 : y + 2, x - 1 : x + 2].sum((1, 2))
+    kept = {}
+    for holdout in (None, 10):
+        result = cpm_subtract(cube, holdout=holdout, **rule)
+        flux = result.light_curve(y, x, 3)["flux"]
+        kept[holdout] = (flux - flux.mean()) @ truth / (truth @ truth)
+        brightest = np.unravel_index(np.argmax(result.variability), result.variability.shape)
+        assert np.hypot(brightest[0] - y, brightest[1] - x) <= 1.5
+    assert kept[10] == pytest.approx(1, abs=0.05)
+    assert kept[None] < kept[10] - 0.05
+
+
+@pytest.mark.parametrize("how", ["gcv", "loo", "cv"])
+@pytest.mark.parametrize("per", ["image", "pixel"])
+def test_chosen_ridge_predicts_as_well_as_any(quiet, how, per):
+    result = cpm_subtract(quiet, ridge=how, ridge_per=per, **RULE)
+    assert (result.ridge.shape == (24, 26)) if per == "pixel" else (result.ridge > 0)
+    others = [np.median(cpm_subtract(quiet, ridge=10.0**k, **RULE).rms) for k in range(-6, 3)]
+    assert np.median(result.rms) < 1.05 * min(others)
+
+
+def test_freedom_leverage_and_coefficients(quiet):
+    result = cpm_subtract(quiet, ridge=1e-2, coefficients=True, leverage=True, **RULE)
+    places, values = result.coefficients[12, 13]
+    _, by_rule = by_hand(quiet, 12, 13, 1e-2)
+    assert sorted(map(tuple, places)) == sorted(map(tuple, by_rule))
+    design = np.concatenate([quiet[:, places[:, 0], places[:, 1]].T, np.ones((1, len(quiet)))])
+    penalties = np.r_[np.full(60, 1e-2), 0]
+    expected = reference.coefficients(design, quiet[:, 12, 13], np.ones(160), penalties)
+    np.testing.assert_allclose(values, expected[:-1], atol=1e-6)
+    hat = reference.hat(design, np.ones(160), penalties)
+    assert result.freedom[12, 13] == pytest.approx(np.trace(hat))
+    np.testing.assert_allclose(result.leverage[:, 12, 13], np.diag(hat), rtol=1e-5)
+
+
+def test_tiles_change_nothing(quiet, monkeypatch):
+    whole = cpm_subtract(quiet, ridge=1e-3, **RULE)
+    monkeypatch.setattr("fastdiff.difference.cpm._WHOLE", 10)
+    monkeypatch.setattr("fastdiff.difference.cpm._TILE", 7)
+    tiles = cpm_subtract(quiet, ridge=1e-3, **RULE)
+    np.testing.assert_array_equal(tiles.n_predictors, whole.n_predictors)
+    # at corners, where predictors lie beyond the halo, others of the same number are taken
+    close = np.abs(tiles.image - whole.image).max(0) < 1e-7
+    assert close[6:-6, 6:-6].all()
+    assert np.median(tiles.rms) == pytest.approx(np.median(whole.rms), rel=0.02)
+
+
+@pytest.mark.parametrize("rule", ["brightness", "cosine", "random"])
+def test_other_predictors(quiet, rule):
+    result = cpm_subtract(quiet, predictors=rule, coefficients=True, ridge=1e-3, **RULE)
+    y, x = 12, 13
+    places, _ = result.coefficients[y, x]
+    dy, dx = np.abs(places - (y, x)).T
+    assert (dy > 3).all()
+    assert (dx > 3).all()
+    assert len(np.unique(places, axis=0)) == 60
+    rows, columns = np.mgrid[:24, :26]
+    allowed = (abs(rows - y) > 3) & (abs(columns - x) > 3)
+    allowed &= (rows - y) ** 2 + (columns - x) ** 2 >= 25
+    chosen = np.zeros((24, 26), bool)
+    chosen[tuple(places.T)] = True
+    if rule == "brightness":
+        distance = np.abs(quiet.mean(0) - quiet[:, y, x].mean())
+        assert distance[chosen].max() <= distance[allowed & ~chosen].min()
+    elif rule == "cosine":
+        unit = quiet / np.linalg.norm(quiet, axis=0)
+        cosine = np.einsum("tyx,t->yx", unit, unit[:, y, x])
+        assert cosine[chosen].min() >= cosine[allowed & ~chosen].max() - 1e-12
+    else:
+        again = cpm_subtract(quiet, predictors=rule, ridge=1e-3, **RULE)
+        np.testing.assert_array_equal(again.image, result.image)
+        other = cpm_subtract(quiet, predictors=rule, ridge=1e-3, seed=1, **RULE)
+        assert (other.image != result.image).any()
+
+
+# -------------------------------------------------------------------- bad pixels and weights
+
+
+def test_bad_pixels_stay_where_they_are(quiet):
+    """They are masked; what they predict and their own fit do without them."""
+    cube = quiet.copy()
+    cube[30:40, 5, 5] = np.nan
+    cube[:, 8, 8] = np.nan
+    mask = np.zeros(cube.shape, bool)
+    mask[70, 12, 13] = True
+    cube[70, 12, 13] += 1e6
+    result = cpm_subtract(cube, mask=mask, ridge=1e-3, **RULE)
+    np.testing.assert_array_equal(result.mask, np.isnan(cube) | mask)
+    assert np.isnan(result.image[result.mask]).all()
+    assert np.isnan(result.rms[8, 8])
+    assert result.n_predictors[8, 8] == 0
+    bad = np.zeros((24, 26), bool)
+    bad[8, 8] = True
+    weights = np.ones(160)
+    weights[70] = 0
+    filled = np.where(np.isnan(cube), 0, cube)
+    filled[30:40, 5, 5] = np.interp(np.arange(30, 40), [29, 40], cube[[29, 40], 5, 5])
+    expected, _ = by_hand(filled, 12, 13, 1e-3, FOLDS, weights, bad)
+    np.testing.assert_allclose(np.delete(result.prediction[:, 12, 13], 70),
+                               np.delete(expected, 70), atol=1e-7)  # fmt: skip
+    untouched = cpm_subtract(quiet, ridge=1e-3, **RULE)
+    assert np.nanmedian(np.abs(result.rms / untouched.rms - 1)) < 0.02
+
+
+def test_epochs_without_weight_are_predicted(quiet):
+    weights = np.ones(160)
+    weights[40:60] = 0
+    cube = quiet.copy()
+    cube[40:60] += np.random.default_rng(0).normal(0, 5, (20, 24, 26))
+    result = cpm_subtract(cube, weights=weights, ridge=1e-3, **RULE)
+    expected, _ = by_hand(cube, 12, 13, 1e-3, FOLDS, weights)
+    np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-6)
+    masked = cpm_subtract(cube, mask=weights == 0, ridge=1e-3, **RULE)
+    assert masked.mask[40:60].all()
+    np.testing.assert_allclose(masked.image[:40], result.image[:40], atol=1e-9)
+
+
+def test_variances_weigh_each_pixel_by_itself(quiet):
+    variance = np.random.default_rng(1).uniform(0.5, 3, quiet.shape) * NOISE**2
+    result = cpm_subtract(quiet, variance=variance, ridge=1e3, **RULE)
+    expected, _ = by_hand(quiet, 12, 13, 1e3, FOLDS, 1 / variance[:, 12, 13])
+    np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
+    chosen = cpm_subtract(quiet, variance=variance, **RULE)
+    assert np.median(chosen.rms) < 1.05 * np.median(result.rms)
+    # photon noise alone: the deviations are those of a unit normal, sqrt(2 / pi)
+    assert np.median(chosen.variability) == pytest.approx(0.8, abs=0.35)
+
+
+def test_variables_are_left_out_as_predictors():
+    cube, _, (y, x) = field(amplitude=0.3)
+    given = np.zeros(cube.shape[1:], bool)
+    given[y, x] = True
+    result = cpm_subtract(cube, exclude=given, coefficients=True, ridge=1e-3, **RULE)
+    assert result.n_predictors[y, x] > 0  # it is predicted itself
+    assert not any(((places == (y, x)).all(1)).any() for places, _ in result.coefficients.values())
+    twice = cpm_subtract(cube, exclude_variable=9, ridge=1e-3, **RULE)
+    assert twice.meta["excluded"].sum() == 9
+    assert twice.meta["excluded"][y, x]
+    once = cpm_subtract(cube, ridge=1e-3, **RULE)
+    assert np.median(twice.rms) < np.median(once.rms)
+
+
+def test_fields_too_small_for_the_rule():
+    """The paper's rule leaves no predictor in 10 x 11 pixels: it is lowered, and says so."""
+    cube = field((10, 11), n=200)[0]
+    result = cpm_subtract(cube)
+    rows, distance = result.meta["exclusion"]
+    assert rows < 10
+    assert distance < 16
+    assert (result.n_predictors > 0).all()
+    assert np.median(result.rms) < 0.3 * np.median(cube.std(0))
+
+
+@pytest.mark.parametrize("change", ["constant", "duplicates", "few epochs"])
+@pytest.mark.parametrize("strength", [0, "gcv"])
+def test_singular_designs_have_finite_answers(quiet, change, strength):
+    cube = quiet.copy()
+    if change == "constant":
+        cube[:, :, 5:12] = 7.0
+    elif change == "duplicates":
+        cube[1::2] = cube[::2]
+    else:
+        cube = cube[:25]
+    result = cpm_subtract(cube, ridge=strength, holdout=5, **RULE)
+    assert np.isfinite(result.image).all()
+    assert result.rms.max() < 3 * cube.std(0).max()
+
+
+@pytest.mark.parametrize("dtype", ["f4", ">f4", ">f8", "i4", "u2"])
+def test_dtypes(quiet, dtype):
+    cube = (1e4 * (quiet + 1)).astype(dtype)
+    cube.flags.writeable = False
+    result = cpm_subtract(cube, ridge=1.0, **RULE)
+    expected = cpm_subtract(cube.astype(float), ridge=1.0, **RULE)
+    np.testing.assert_allclose(result.image, expected.image, atol=0.05)
+
+
+def test_a_memory_map(quiet, tmp_path):
+    np.save(tmp_path / "cube.npy", quiet)
+    mapped = np.load(tmp_path / "cube.npy", mmap_mode="r")
+    result = cpm_subtract(mapped, ridge=1e-3, **RULE)
+    np.testing.assert_array_equal(result.image, cpm_subtract(quiet, ridge=1e-3, **RULE).image)
+
+
+def test_threads_change_nothing_and_progress_is_told(quiet):
+    told = []
+    one = cpm_subtract(quiet, ridge=1e-3, threads=1, progress=lambda *a: told.append(a), **RULE)
+    two = cpm_subtract(quiet, ridge=1e-3, threads=2, **RULE)
+    np.testing.assert_array_equal(one.image, two.image)
+    assert told[-1] == (24 * 26, 24 * 26)
+    assert np.asarray(one) is not None
+    assert repr(one).startswith("<CPMResult of 160 epochs of 24 x 26 pixels, median rms")
+
+
+def test_light_curve(quiet):
+    result = cpm_subtract(quiet, ridge=1e-3, **RULE)
+    table = result.light_curve(5, 6, 5)
+    np.testing.assert_allclose(table["flux"], result.image[:, 3:8, 4:9].sum((1, 2)))
+    np.testing.assert_allclose(table["flux_err"], np.sqrt((result.rms[3:8, 4:9] ** 2).sum()))
+    corner = result.light_curve(0, 0, 3)
+    np.testing.assert_allclose(corner["flux"], result.image[:, :2, :2].sum((1, 2)))
+    with pytest.raises(ValueError, match="aperture is 2; it must be an odd number"):
+        result.light_curve(5, 6, 2)
+    with pytest.raises(ValueError, match=r"\(y, x\) is \(24, 6\); the cube has 24 x 26 pixels"):
+        result.light_curve(24, 6)
+
+
+def test_no_good_pixel():
+    result = cpm_subtract(np.full((20, 12, 12), np.nan))
+    assert result.mask.all()
+    assert np.isnan(result.rms).all()
+    assert not result.n_predictors.any()
+
+
+def test_empty_cubes():
+    for shape in [(0, 5, 5), (17, 0, 5), (0, 0, 0)]:
+        result = cpm_subtract(np.zeros(shape))
+        assert result.image.shape == shape
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"predictors": "best"}, ValueError, "predictors is 'best'; it must be one of 'nearest'"),
+        ({"n_predictors": 0}, ValueError, "n_predictors is 0; it must be at least 1"),
+        ({"n_predictors": 5.0}, TypeError, "n_predictors is a float"),
+        ({"holdout": 1}, ValueError, "holdout is 1; it must be at least 2"),
+        ({"holdout": 161}, ValueError, "holdout is 161 folds; `cube` has only 160 epochs"),
+        ({"holdout": ("window", 160)}, ValueError, "leaves no epoch to fit outside of epochs 0"),
+        ({"holdout": ("days", 3)}, ValueError, "it must be folds"),
+        ({"ridge": -1}, ValueError, "ridge is -1; it must be 0 or more"),
+        ({"ridge": "best"}, ValueError, "ridge is 'best'; it must be one of 'gcv'"),
+        ({"ridge": None}, TypeError, "ridge is a NoneType"),
+        ({"ridge_per": "row"}, ValueError, "ridge_per is 'row'"),
+        ({"time_order": 9}, ValueError, "time_order is 9; it must be 0 to 5"),
+        ({"exclusion": 5}, TypeError, "exclusion is 5; it must be \\(rows, distance\\)"),
+        ({"exclusion": (40, 50)}, ValueError, "no pixel has a predictor"),
+        ({"exclude": np.zeros((3, 3))}, ValueError, r"`exclude` has shape \(3, 3\)"),
+        ({"exclude": np.ones((24, 26))}, ValueError, "no pixel has a predictor"),
+        ({"exclude_variable": -2}, ValueError, "exclude_variable is -2"),
+        ({"mask": np.zeros(3, bool)}, ValueError, r"`mask` has shape \(3,\); it must be"),
+        ({"mask": np.ones(160, bool)}, ValueError, "0 epochs have a weight"),
+        ({"weights": np.ones(3)}, ValueError, r"`weights` has shape \(3,\); it must be \(160,\)"),
+        ({"weights": -np.ones(160)}, ValueError, "`weights` has values that are negative"),
+        ({"variance": np.ones((3, 3))}, ValueError, "`variance` has shape"),
+        ({"variance": -1.0}, ValueError, "`variance` has negative values"),
+    ],
+)
+def test_wrong_options(quiet, options, error, text):
+    with pytest.raises(error, match=text):
+        cpm_subtract(quiet, **({"n_predictors": 60} | options))
+
+
+@pytest.mark.parametrize(
+    ("cube", "error", "text"),
+    [
+        (np.ones((5, 5)), ValueError, r"`cube` has shape \(5, 5\)"),
+        (np.ones((1, 5, 5)), ValueError, "`cube` has 1 epoch; at least 2 are needed"),
+        (np.ones((20, 20, 900)), ValueError, "looks like \\(ny, nx, n_epochs\\)"),
+        (np.ones((9, 5, 5), bool), ValueError, "dtype bool"),
+        (np.ones((9, 5, 5), complex), TypeError, "`cube`"),
+        ("cube", TypeError, "`cube`"),
+    ],
+)
+def test_wrong_cubes(cube, error, text):
+    with pytest.raises(error, match=text):
+        cpm_subtract(cube)

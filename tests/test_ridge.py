@@ -1,0 +1,170 @@
+"""Ridge regressions that share a Gram matrix: the kernel against fits of their own."""
+
+import inspect
+
+import numpy as np
+import pytest
+
+from fastdiff.kernels import jit, ridge
+from tests.reference import ridge as reference
+
+N_EPOCHS = 61
+
+
+def problem(rng, k, n_free=2, n_series=70):
+    """Series of common trends and noise, polynomials behind them, and lists of predictors."""
+    trends = rng.normal(size=(4, N_EPOCHS)).cumsum(1)
+    series = rng.normal(size=(n_series, 4)) @ trends + 0.1 * rng.normal(size=(n_series, N_EPOCHS))
+    free = np.polynomial.legendre.legvander(np.linspace(-1, 1, N_EPOCHS), n_free - 1).T
+    targets = np.arange(3)
+    lists = np.zeros((3, k + n_free), np.int32)
+    counts = np.array([k, max(k - 3, 1), 1]) + n_free
+    for row, count in zip(lists, counts, strict=True):
+        chosen = rng.choice(np.arange(3, n_series), count - n_free, replace=False)
+        row[:count] = [*np.sort(chosen), *range(n_series, n_series + n_free)]
+    return np.concatenate([series, free]), targets, lists, counts
+
+
+def run(series, targets, lists, counts, *, n_free=2, strength=0.3, roots=None, own=None, which=None,
+        blocks=(), threads=1):  # fmt: skip
+    """(prediction, freedom, leverage, coefficients)"""
+    n = len(targets)
+    roots = np.ones(N_EPOCHS) if roots is None else roots
+    weighted = series * roots
+    outputs = (
+        np.empty((n, N_EPOCHS)), np.empty(n), np.empty((n, N_EPOCHS)), np.zeros(lists.shape)
+    )  # fmt: skip
+    jit.run(
+        ridge.ridge_cpu, n, threads, series, weighted @ weighted.T, targets, lists, counts, n_free,
+        np.full(n, strength), roots, np.empty((0, N_EPOCHS)) if own is None else own,
+        np.full(n, -1) if which is None else which,
+        np.array(blocks, np.int64).reshape(-1, 4), *outputs,
+    )  # fmt: skip
+    return outputs
+
+
+def penalties(count, n_free=2, strength=0.3):
+    return np.r_[np.full(count - n_free, strength), np.zeros(n_free)]
+
+
+FOLDS = [(a, min(a + 13, N_EPOCHS), a, min(a + 13, N_EPOCHS)) for a in range(0, N_EPOCHS, 13)]
+WINDOWS = [(max(t - 4, 0), min(t + 5, N_EPOCHS), t, t + 1) for t in range(N_EPOCHS)]
+SINGLE = [(t, t + 1, t, t + 1) for t in range(N_EPOCHS)]
+
+
+@pytest.mark.parametrize("k", [1, 6, 7, 8, 9, 30, 80])
+@pytest.mark.parametrize(
+    "blocks", [(), FOLDS, WINDOWS, SINGLE], ids=["all", "folds", "windows", "1"]
+)
+def test_kernel_agrees_with_fits_of_their_own(rng, k, blocks):
+    """Also with more predictors than epochs."""
+    series, targets, lists, counts = problem(rng, k, n_series=100)
+    weights = rng.uniform(0.5, 2, N_EPOCHS)
+    weights[[5, 40]] = 0
+    made = run(series, targets, lists, counts, roots=np.sqrt(weights), blocks=blocks)
+    for i, target in enumerate(targets):
+        count = counts[i]
+        x, y, penalty = series[lists[i, :count]], series[target], penalties(counts[i])
+        expected = reference.predict(x, y, weights, penalty, blocks)
+        np.testing.assert_allclose(made[0][i], expected, atol=1e-8 * np.abs(y).max())
+        hat = reference.hat(x, weights, penalty)
+        np.testing.assert_allclose(made[1][i], np.trace(hat), rtol=1e-8)
+        np.testing.assert_allclose(made[2][i], np.diag(hat), atol=1e-9)
+        fitted = reference.coefficients(x, y, weights, penalty)
+        np.testing.assert_allclose(made[3][i, :count], fitted, atol=1e-7 * np.abs(fitted).max())
+
+
+def test_weights_of_its_own_are_a_fit_of_its_own(rng):
+    series, targets, lists, counts = problem(rng, 20)
+    own = rng.uniform(0.2, 3, (2, N_EPOCHS))
+    own[0, 20:30] = 0
+    which = np.array([1, -1, 0])
+    made = run(series, targets, lists, counts, own=own, which=which, blocks=FOLDS)
+    for i, target in enumerate(targets):
+        weights = own[which[i]] ** 2 if which[i] >= 0 else np.ones(N_EPOCHS)
+        x, y = series[lists[i, : counts[i]]], series[target]
+        expected = reference.predict(x, y, weights, penalties(counts[i]), FOLDS)
+        np.testing.assert_allclose(made[0][i], expected, atol=1e-8 * np.abs(y).max())
+
+
+def test_scores_are_those_of_the_fit(rng):
+    series, targets, lists, counts = problem(rng, 25)
+    roots = rng.uniform(0.5, 2, N_EPOCHS)
+    weighted = series * roots
+    ridges = np.array([1e-4, 0.1, 30.0])
+    square, freedom = np.empty((2, len(targets), 3))
+    jit.run(
+        ridge.scores_cpu, len(targets), 1, weighted @ weighted.T, targets, lists, counts, 2, ridges,
+        square, freedom,
+    )  # fmt: skip
+    for i, target in enumerate(targets):
+        x, y = series[lists[i, : counts[i]]], series[target]
+        for j, strength in enumerate(ridges):
+            penalty = penalties(counts[i], strength=strength)
+            hat = reference.hat(x, roots**2, penalty)
+            rest = roots * y - hat @ (roots * y)
+            assert square[i, j] == pytest.approx(rest @ rest, rel=1e-6)
+            assert freedom[i, j] == pytest.approx(np.trace(hat), rel=1e-8)
+
+
+def test_same_bits_whatever_the_threads(rng):
+    problem_ = problem(rng, 30)
+    for a, b in zip(run(*problem_, blocks=FOLDS), run(*problem_, blocks=FOLDS, threads=3),
+                    strict=True):  # fmt: skip
+        np.testing.assert_array_equal(a, b)
+
+
+# -------------------------------------------------------------------------------- CUDA
+
+
+def gather_all(gram, targets, lists, counts, n_free, strength, put=np.asarray):
+    n, size = len(targets), ridge.padded(lists.shape[1])
+    matrix, right = put(np.zeros((n, size, size))), put(np.zeros((n, size)))
+    n_items = n * size * size
+    ridge.gather_cuda.launch(
+        -(-n_items // 64), 64, put(gram), put(targets), put(lists), put(counts), n_free,
+        put(np.full(n, strength)), matrix, right,
+    )  # fmt: skip
+    copy = getattr(matrix, "copy_to_host", lambda: matrix)
+    return copy(), getattr(right, "copy_to_host", lambda: right)()
+
+
+def check_gathered(made, series, targets, lists, counts):
+    matrix, right = made
+    for i, target in enumerate(targets):
+        k = counts[i]
+        x = series[lists[i, :k]]
+        np.testing.assert_allclose(matrix[i, :k, :k], x @ x.T + np.diag(penalties(k)), rtol=1e-12)
+        np.testing.assert_array_equal(matrix[i, k:, k:], np.eye(matrix.shape[1] - k))
+        assert not matrix[i, k:, :k].any()
+        assert not matrix[i, :k, k:].any()
+        np.testing.assert_allclose(right[i, :k], x @ series[target], rtol=1e-9, atol=1e-9)
+        assert not right[i, k:].any()
+
+
+def test_gather_in_the_simulator(rng, run_in_cuda_simulator):
+    series, targets, lists, counts = problem(rng, 6)
+    made = run_in_cuda_simulator(
+        "from fastdiff.kernels import ridge\n"
+        + inspect.getsource(gather_all)
+        + "m, r = gather_all(gram, targets, lists, counts, 2, 0.3)\nnp.savez(OUT, m=m, r=r)",
+        gram=series @ series.T, targets=targets, lists=lists, counts=counts,
+    )  # fmt: skip
+    check_gathered((made["m"], made["r"]), series, targets, lists, counts)
+
+
+def test_gather_on_a_gpu(rng):
+    if not jit.cuda_available():
+        pytest.skip("no CUDA device: the kernel was checked in the simulator and as PTX")
+    series, targets, lists, counts = problem(rng, 6)
+    made = gather_all(series @ series.T, targets, lists, counts, 2, 0.3, put=jit.cuda.to_device)
+    check_gathered(made, series, targets, lists, counts)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_compiles_to_ptx(capability):
+    one, two, three = np.empty(1), np.empty((1, 1)), np.empty((1, 1, 1))
+    index, lists = np.empty(1, np.int64), np.empty((1, 1), np.int32)
+    signature = (two, index, lists, index, 2, one, three, two)
+    text = ridge.gather_cuda.ptx(signature, capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in text
