@@ -1,5 +1,6 @@
-"""What the networks learn from, made on the fly: pairs of images with the truth between them."""
+"""What the networks learn from and methods are tested on, made on the fly, with the truth."""
 
+from .cubes import CUBE_PRESETS, Cubes, cubes
 from .pairs import PRESETS, Pairs, pairs
 
-__all__ = ["PRESETS", "Pairs", "pairs"]
+__all__ = ["CUBE_PRESETS", "PRESETS", "Cubes", "Pairs", "cubes", "pairs"]
