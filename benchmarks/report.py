@@ -2,7 +2,7 @@
 
     python benchmarks/report.py [--quick] [--out FILE] [NAME ...]
 
-NAME is that of a benchmark (synth, tile, subtract, psfmatch, zogy); without one all are run.
+NAME is that of a benchmark (synth, tile, subtract, psfmatch, zogy, cpm); without one all are run.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import common
 
-BENCHMARKS = ("synth", "tile", "subtract", "psfmatch", "zogy")
+BENCHMARKS = ("synth", "tile", "subtract", "psfmatch", "zogy", "cpm")
 
 
 def main() -> int:
