@@ -198,7 +198,16 @@ def arithmetic() -> float:
 
 def machine() -> list[str]:
     """Lines that say where and when figures were measured."""
-    packages = ("fastdiff-astro", "numpy", "scipy", "numba", "onnxruntime", "sfft", "galsim")
+    packages = (
+        "fastdiff-astro",
+        "numpy",
+        "scipy",
+        "numba",
+        "onnxruntime",
+        "sfft",
+        "galsim",
+        "light-curve",
+    )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     when = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"

@@ -2,7 +2,8 @@
 
     python benchmarks/report.py [--quick] [--out FILE] [NAME ...]
 
-NAME is that of a benchmark (synth, tile, subtract, psfmatch, zogy, cpm); without one all are run.
+NAME is that of a benchmark (synth, tile, subtract, psfmatch, zogy, dmdt,
+features, background, cpm); without one all are run.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from pathlib import Path
 
 import common
 
-BENCHMARKS = ("synth", "tile", "subtract", "psfmatch", "zogy", "cpm")
+BENCHMARKS = (
+    "synth",
+    "tile",
+    "subtract",
+    "psfmatch",
+    "zogy",
+    "dmdt",
+    "features",
+    "background",
+    "cpm",
+)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Finding what changes in the sky: difference images by compiled kernels and small networks."""
+"""Finding what changes in the sky: compiled kernels and small networks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from .difference.batch import Difference, subtract_batch
     from .difference.cpm import CPMResult, cpm_subtract
     from .difference.detect import find_transients
+    from .lightcurves.background import robust_pca
+    from .lightcurves.classify import classify_light_curves
+    from .lightcurves.dmdt import Grid, dmdt_images
+    from .lightcurves.features import light_curve_features
     from .models.model import load_model
 
     __version__: str
@@ -25,10 +29,15 @@ if TYPE_CHECKING:
 __all__ = [
     "CPMResult",
     "Difference",
+    "Grid",
     "__version__",
+    "classify_light_curves",
     "cpm_subtract",
+    "dmdt_images",
     "find_transients",
+    "light_curve_features",
     "load_model",
+    "robust_pca",
     "simulate",
     "subtract_batch",
 ]
@@ -38,9 +47,14 @@ __all__ = [
 _PUBLIC = {
     "CPMResult": "fastdiff.difference.cpm",
     "Difference": "fastdiff.difference.batch",
+    "Grid": "fastdiff.lightcurves.dmdt",
+    "classify_light_curves": "fastdiff.lightcurves.classify",
     "cpm_subtract": "fastdiff.difference.cpm",
+    "dmdt_images": "fastdiff.lightcurves.dmdt",
     "find_transients": "fastdiff.difference.detect",
+    "light_curve_features": "fastdiff.lightcurves.features",
     "load_model": "fastdiff.models.model",
+    "robust_pca": "fastdiff.lightcurves.background",
     "subtract_batch": "fastdiff.difference.batch",
 }
 

@@ -125,7 +125,7 @@ def as_images(x: Any, name: str, *, dtype: DTypeLike | None = None) -> Images:
       ...
     TypeError: `refs` has dtype complex128; it must be real numbers: take its real part, or ...
     """
-    array, mask, kind, device = _open(x, name)
+    array, mask, kind, device = open_array(x, name)
     came = _dtype_name(array)
     wanted = _image_dtype(array, name)
     if dtype is not None:
@@ -179,7 +179,7 @@ def as_masks(mask: Any, name: str, shape: tuple[int, int, int]) -> NDArray[np.bo
     """
     if mask is None:
         return None
-    array, hidden, kind, _ = _open(mask, name)
+    array, hidden, kind, _ = open_array(mask, name)
     if _dtype_kind(array) not in "bui":
         raise TypeError(
             f"`{name}` has dtype {_dtype_name(array)}; it must be boolean or integer, with True "
@@ -227,7 +227,7 @@ def to_numpy(x: Any, name: str, *, images: bool = True) -> NDArray[Any]:
     TypeError, ValueError
         As `as_images`.
     """
-    array, mask, _, device = _open(x, name)
+    array, mask, _, device = open_array(x, name)
     if device != "cpu":
         array = array.cpu().numpy() if hasattr(array, "cpu") else array.get()
     dtype = np.dtype(bool) if array.dtype.kind == "b" else _image_dtype(array, name)
@@ -289,7 +289,7 @@ def _is_torch(x: Any) -> bool:
     return torch is not None and isinstance(x, torch.Tensor)
 
 
-def _open(x: Any, name: str) -> tuple[Any, Any, str, str]:
+def open_array(x: Any, name: str) -> tuple[Any, Any, str, str]:
     """(array, mask or None, kind, device) of whatever came; dtype and layout as they came."""
     if x is None:
         raise TypeError(f"`{name}` is None; it must be an array of images, (n, ny, nx) or (ny, nx)")
@@ -304,7 +304,7 @@ def _open(x: Any, name: str) -> tuple[Any, Any, str, str]:
     if device != "cpu":
         return _open_cuda(x, name), None, "cupy", device
     if hasattr(x, "uncertainty") and hasattr(x, "data") and hasattr(x, "mask"):  # NDData
-        array, mask, kind, device = _open(x.data, name)
+        array, mask, kind, device = open_array(x.data, name)
         hidden = [m for m in (mask, x.mask) if m is not None]
         return array, np.logical_or.reduce(hidden) if hidden else None, kind, device
     if isinstance(x, (str, bytes)):

@@ -1,4 +1,4 @@
-"""The command ``fastdiff``: subtract, simulate, demo, doctor, train."""
+"""The command ``fastdiff``: subtract, cpm, dmdt, classify, simulate, demo, doctor, train."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="fastdiff",
-    help="Find what changes in the sky: difference images and transients from pairs of images.",
+    help="Find what changes in the sky: transients in pairs of images, classes of light curves.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
@@ -468,6 +468,298 @@ def _print_candidates(table: Table, limit: int = 20) -> None:
     out.print(listing)
     if len(table) > limit:
         out.print(f"... and {len(table) - limit} more in the file")
+
+
+# ---------------------------------------------------------------- cpm
+
+
+@app.command(
+    epilog=_example(
+        "fastdiff cpm ktwo200069960-c92_lpd-targ.fits -o field.fits",
+        "fastdiff cpm cube.npy -o field.fits --holdout 20 --predictors 200",
+    )
+)
+def cpm(
+    cube_file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CUBE",
+            help="Target pixels of Kepler, K2 or TESS, a FITS file with a 3-D image, or a .npy.",
+        ),
+    ],
+    out_file: Annotated[
+        Path, typer.Option("--out", "-o", help="FITS file for the difference and its maps.")
+    ] = Path("cpm.fits"),
+    holdout: Annotated[
+        int, typer.Option(min=0, help="Runs of epochs that are predicted by the others; 0: none.")
+    ] = 10,
+    predictors: Annotated[int, typer.Option(min=1, help="Pixels that predict each pixel.")] = 400,
+    ridge: Annotated[
+        float | None, typer.Option(min=0.0, help="Strength of the penalty; chosen by default.")
+    ] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality/--no-quality", help="Leave out epochs with a quality flag.")
+    ] = True,
+    threshold: Annotated[
+        float, typer.Option("--threshold", "-t", help="Sigmas by which a variable stands out.")
+    ] = 5.0,
+    aperture: Annotated[
+        int, typer.Option(min=1, help="Side of the square of a light curve, odd.")
+    ] = 3,
+    png: Annotated[
+        bool, typer.Option("--png/--no-png", help="Draw the variables and their light curves.")
+    ] = True,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads; all cores by default.")
+    ] = None,
+) -> None:
+    """Subtract from every pixel of a cube what far-away pixels predict of it (CPM).
+
+    Writes OUT.fits (DIFFERENCE, RMS, VARIABILITY, NPRED, EPOCHS), OUT.variables.ecsv with the
+    light curves of the pixels that vary, and OUT.png.
+    """
+    import numpy as np
+    from astropy.table import Table
+
+    import fastdiff
+
+    from . import fits
+
+    try:
+        cube = fits.read_cube(cube_file, quality)
+        with _progress() as progress:
+            task = progress.add_task("pixels", total=None)
+            result = fastdiff.cpm_subtract(
+                cube.cube,
+                mask=cube.mask,
+                n_predictors=predictors,
+                holdout=holdout or None,
+                ridge="gcv" if ridge is None else ridge,
+                threads=threads,
+                progress=lambda done, total: progress.update(task, completed=done, total=total),
+            )
+        history = [
+            f"fastdiff {fastdiff.__version__} cpm of {cube_file.name}",
+            f"holdout {holdout or None}, predictors {predictors}, ridge {result.ridge:.4g}",
+            f"excluded around a pixel (rows, distance): {result.meta['exclusion']}",
+        ]
+        found = result.variables(threshold)
+        base = out_file.with_suffix("")
+        fits.write_cpm(out_file, result, cube, history)
+        curves = Table({"time": cube.time, "masked": cube.mask})
+        for row in found:
+            curve = result.light_curve(int(row["y"]), int(row["x"]), aperture)
+            curves[f"flux_y{row['y']}_x{row['x']}"] = np.where(cube.mask, np.nan, curve["flux"])
+        curves.meta = {
+            "history": history,
+            "variables": [{name: float(row[name]) for name in found.colnames} for row in found],
+        }
+        fits.write_candidates(f"{base}.variables.ecsv", curves)
+        if png:
+            from .picture import draw_cpm
+
+            draw_cpm(f"{base}.png", result, cube.time, found, aperture)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        err.print(f"[red]failed[/red]: {escape(_reason(error))}")
+        raise typer.Exit(1) from None
+    rms = result.rms[np.isfinite(result.rms)]
+    out.print(
+        f"{len(found)} variable pixels, median rms {np.median(rms):.4g}, exclusion "
+        f"{result.meta['exclusion']} -> {escape(str(out_file))}"
+    )
+    for note in result.meta["notes"]:
+        err.print(escape(note))
+    for row in found[:10]:
+        out.print(f"  y {row['y']}, x {row['x']}: {row['excess']:.1f} sigma above the others")
+
+
+# ---------------------------------------------------------------- dmdt, classify
+
+_Files = Annotated[
+    list[Path],
+    typer.Argument(help="Light curves: CSV, ECSV, FITS, Parquet, or npz with offsets."),
+]
+_TimeColumn = Annotated[
+    str | None, typer.Option("--time", help="Column of the times in days; guessed by default.")
+]
+_MagColumn = Annotated[str | None, typer.Option("--mag", help="Column of the magnitudes.")]
+_ErrorColumn = Annotated[str | None, typer.Option("--magerr", help="Column of their errors.")]
+_CurveColumn = Annotated[
+    str | None, typer.Option("--curve", help="Column that says which curve a point belongs to.")
+]
+_Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores by default.")]
+
+
+@app.command(
+    epilog=_example(
+        "fastdiff dmdt curves.csv -o images.npz",
+        "fastdiff dmdt star.ecsv -o star.fits --mag V --grid new1 --png star.png",
+    )
+)
+def dmdt(
+    files: _Files,
+    out_file: Annotated[
+        Path, typer.Option("--out", "-o", help="Images and edges: a .npz or .fits file.")
+    ] = Path("dmdt.npz"),
+    grid: Annotated[
+        str, typer.Option(help="Grid: mahabal2017, new1, new2, new3 or ztf.")
+    ] = "mahabal2017",
+    norm: Annotated[
+        str, typer.Option(help="Normalisation: paper, counts, l2, dt or max.")
+    ] = "paper",
+    smooth: Annotated[
+        bool, typer.Option("--smooth/--no-smooth", help="Spread pairs along dm by their errors.")
+    ] = False,
+    png: Annotated[
+        Path | None, typer.Option(help="Draw the image of the first curve, or of --draw.")
+    ] = None,
+    draw: Annotated[str | None, typer.Option(help="Name of the curve that is drawn.")] = None,
+    time_column: _TimeColumn = None,
+    mag_column: _MagColumn = None,
+    magerr_column: _ErrorColumn = None,
+    curve_column: _CurveColumn = None,
+    threads: _Threads = None,
+) -> None:
+    """Make dm-dt images of light curves: all pairs of points by their differences.
+
+    Writes the images (n, n_dm, n_dt), the names and flags of the curves and the edges of the
+    cells. Exit code 1 where a file cannot be read.
+    """
+    import numpy as np
+
+    from . import fits
+    from .lightcurves.dmdt import GRIDS, dmdt_images
+
+    try:
+        if out_file.suffix not in (".npz", ".fits"):
+            raise ValueError(f"--out is {out_file}; it must end in .npz or .fits")
+        curves = _light_curves(files, time_column, mag_column, magerr_column, curve_column)
+        if smooth and curves.magerr is None:
+            raise ValueError("--smooth needs errors, and no column looks like them: --magerr NAME")
+        chosen = _index_of(curves.names, draw) if png else 0
+        images, flags = dmdt_images(
+            curves.time,
+            curves.mag,
+            curves.offsets,
+            magerr=curves.magerr if smooth else None,
+            grid=grid,
+            norm=norm,
+            return_flags=True,
+            threads=threads,
+        )
+        cells = GRIDS[grid]
+        if out_file.suffix == ".npz":
+            with fits.whole_file(out_file) as aside:
+                np.savez_compressed(
+                    aside, images=images, names=curves.names, flags=flags, dm=cells.dm, dt=cells.dt
+                )
+        else:
+            fits.write_dmdt(out_file, images, curves.names, flags, cells.dm, cells.dt, norm)
+        if png:
+            from .picture import draw_dmdt
+
+            draw_dmdt(png, images[chosen], cells.dm, cells.dt, f"{curves.names[chosen]}, {norm}")
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        err.print(f"[red]failed[/red]: {escape(_reason(error))}")
+        raise typer.Exit(1) from None
+    out.print(f"{len(images)} images of {images.shape[1]} x {images.shape[2]} -> {out_file}")
+    _tell_flags(flags)
+
+
+@app.command(
+    epilog=_example(
+        "fastdiff classify curves.csv -o classes.ecsv",
+        "fastdiff classify *.csv --model shallow",
+    )
+)
+def classify(
+    files: _Files,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Table of the probabilities, ECSV.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Classifier: best, shallow, or an ONNX file.")
+    ] = "best",
+    time_column: _TimeColumn = None,
+    mag_column: _MagColumn = None,
+    magerr_column: _ErrorColumn = None,
+    curve_column: _CurveColumn = None,
+    threads: _Threads = None,
+) -> None:
+    """Classify light curves of periodic variables: EW, EA, RRab, RRc, RRd, RS_CVn or LPV.
+
+    Prints a line a curve, or writes a table with the probabilities of all classes.
+    Exit code 1 where a file cannot be read.
+    """
+    from astropy.table import Table
+
+    import fastdiff
+
+    from . import fits
+
+    try:
+        curves = _light_curves(files, time_column, mag_column, magerr_column, curve_column)
+        found = fastdiff.classify_light_curves(
+            curves.time,
+            curves.mag,
+            curves.offsets,
+            magerr=curves.magerr,
+            model=model,
+            threads=threads,
+        )
+        table = Table({"curve": curves.names, "class": found.labels, "flags": found.flags})
+        for name, column in zip(found.classes, found.probabilities.T, strict=True):
+            table[name] = column
+            table[name].info.format = ".3f"
+        table.meta["model"] = found.model
+        if out_file:
+            fits.write_candidates(out_file, table)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        err.print(f"[red]failed[/red]: {escape(_reason(error))}")
+        raise typer.Exit(1) from None
+    if out_file:
+        out.print(f"{len(table)} curves -> {out_file}")
+    else:
+        for row in table:
+            best = row[row["class"]] if row["class"] else float("nan")
+            out.print(f"{escape(str(row['curve']))}: {row['class'] or 'unknown'} ({best:.2f})")
+    _tell_flags(found.flags)
+
+
+def _light_curves(
+    files: list[Path], time_: str | None, mag: str | None, magerr: str | None, curve: str | None
+) -> Any:
+    """Curves of all files; says which columns were taken."""
+    from .lightcurves.files import read_light_curve_files
+
+    given = {"time": time_, "mag": mag, "magerr": magerr, "curve": curve}
+    curves = read_light_curve_files(files, {k: v for k, v in given.items() if v is not None})
+    taken = ", ".join(f"{role} from {name!r}" for role, name in curves.columns.items())
+    err.print(f"{len(curves.names)} curves, {len(curves.time)} points; {escape(taken)}")
+    return curves
+
+
+def _index_of(names: Any, wanted: str | None) -> int:
+    if not len(names):
+        raise ValueError("there is no curve to draw")
+    if wanted is None:
+        return 0
+    places = [i for i, name in enumerate(names) if name == wanted]
+    if not places:
+        raise ValueError(f"--draw is {wanted!r}; there is no such curve")
+    return places[0]
+
+
+def _tell_flags(flags: Any) -> None:
+    """A line for each kind of flag, with the number of curves that have it."""
+    import numpy as np
+
+    from .lightcurves.curves import describe_flags
+
+    for bit in (1, 2, 4, 8):
+        n = int(np.count_nonzero(flags & bit))
+        if n:
+            err.print(f"{n} flagged {describe_flags(bit)}")
 
 
 # ---------------------------------------------------------------- simulate, demo

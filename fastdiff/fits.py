@@ -379,7 +379,7 @@ def write_difference(
         if name in hdus:
             hdus[name].header.remove("BUNIT", ignore_missing=True)
     hdus.extend(extensions)
-    with _whole_file(path) as aside, warnings.catch_warnings():
+    with whole_file(path) as aside, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # non-standard cards of the input are kept as they are
         hdus.writeto(aside, output_verify="silentfix+ignore")
     return Path(path)
@@ -397,14 +397,125 @@ def write_image(
     hdus = fits.HDUList([fits.PrimaryHDU(np.asarray(image, np.float32), header)])
     if mask is not None:
         hdus.append(fits.ImageHDU(np.asarray(mask, np.uint8), name="MASK"))
-    with _whole_file(path) as aside:
+    with whole_file(path) as aside:
         hdus.writeto(aside)
     return Path(path)
 
 
+class Cube(NamedTuple):
+    """What `read_cube` finds; `time` is the number of the epoch where the file has none."""
+
+    cube: np.ndarray
+    """(n_epochs, ny, nx)"""
+    time: np.ndarray
+    """(n_epochs,)"""
+    mask: np.ndarray
+    """(n_epochs,): True where the quality flags or a missing time say that an epoch is bad."""
+    error: np.ndarray | None
+    """(n_epochs, ny, nx), 1 sigma."""
+    header: Header | None
+
+
+def read_cube(path: str | os.PathLike[str], quality: bool = True) -> Cube:
+    """Read a cube of epochs.
+
+    Parameters
+    ----------
+    path : path
+        Target pixels of Kepler, K2 or TESS (also cut-outs of full frames), a FITS file with a 3-D
+        image, (n_epochs, ny, nx) in the order of NumPy, or an array in a .npy file, which is
+        mapped and not read.
+    quality : bool
+        Whether epochs whose QUALITY is not 0 are masked.
+
+    Raises
+    ------
+    FileNotFoundError
+    ValueError
+        If the file holds no cube.
+    """
+    file = Path(path)
+    if file.suffix == ".npy":
+        if not file.is_file():
+            raise FileNotFoundError(f"there is no file {file}")
+        try:
+            cube = np.load(file, mmap_mode="r")
+        except Exception as error:
+            raise ValueError(f"{file} cannot be read as an array ({error})") from error
+        if cube.ndim != 3:
+            raise ValueError(f"{file} has shape {cube.shape}; a cube is (n_epochs, ny, nx)")
+        n = len(cube)
+        return Cube(cube, np.arange(float(n)), np.zeros(n, bool), None, None)
+    with _open(path) as (hdus, _):
+        for hdu in hdus:
+            names = getattr(getattr(hdu, "columns", None), "names", None) or ()
+            if "FLUX" in names and np.ndim(hdu.data["FLUX"]) == 3:
+                cube = np.array(hdu.data["FLUX"], np.float32)
+                n = len(cube)
+                time = np.array(hdu.data["TIME"], float) if "TIME" in names else np.arange(n) * 1.0
+                bad = ~np.isfinite(time)
+                if quality and "QUALITY" in names:
+                    bad |= np.asarray(hdu.data["QUALITY"]) != 0
+                error = np.array(hdu.data["FLUX_ERR"], np.float32) if "FLUX_ERR" in names else None
+                return Cube(cube, time, bad, error, _merged_header(hdu, hdus[0]))
+            if len(_shape(hdu)) == 3:
+                cube, n = np.array(hdu.data), hdu.shape[0]
+                cube = cube.astype(cube.dtype.newbyteorder("="), copy=False)
+                return Cube(cube, np.arange(float(n)), np.zeros(n, bool), None, hdu.header.copy())
+    raise ValueError(f"{path} holds no cube: neither target pixels (FLUX) nor a 3-D image")
+
+
+def write_cpm(path: str | os.PathLike[str], result: Any, cube: Cube, history: list[str]) -> Path:
+    """Write DIFFERENCE (cube), RMS, VARIABILITY, NPRED (maps) and EPOCHS (time, masked)."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    primary = fits.PrimaryHDU()
+    for line in history:
+        primary.header.add_history(line)
+    ridge = result.ridge
+    if np.ndim(ridge) == 0:
+        primary.header["RIDGE"] = (float(ridge), "strength of the penalty")
+    epochs = Table({"time": cube.time, "masked": cube.mask})
+    images = {
+        "DIFFERENCE": result.image.astype(np.float32), "RMS": result.rms.astype(np.float32),
+        "VARIABILITY": result.variability.astype(np.float32),
+        "NPRED": result.n_predictors.astype(np.int32),
+    }  # fmt: skip
+    hdus = [fits.ImageHDU(data, name=name) for name, data in images.items()]
+    with whole_file(path) as aside:
+        fits.HDUList([primary, *hdus, fits.BinTableHDU(epochs, name="EPOCHS")]).writeto(aside)
+    return Path(path)
+
+
+def write_dmdt(
+    path: str | os.PathLike[str],
+    images: np.ndarray,
+    names: np.ndarray,
+    flags: np.ndarray,
+    dm: np.ndarray,
+    dt: np.ndarray,
+    norm: str,
+) -> Path:
+    """Write dm-dt images: extensions DMDT (the cube), CURVES (name, flags), DM and DT (edges)."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    cube = fits.ImageHDU(images, name="DMDT")
+    cube.header["NORM"] = (norm, "normalisation of the images")
+    tables = [
+        fits.BinTableHDU(Table({"name": names.astype(str), "flags": flags}), name="CURVES"),
+        fits.BinTableHDU(Table({"edge": dm}, units=["mag"]), name="DM"),
+        fits.BinTableHDU(Table({"edge": dt}, units=["d"]), name="DT"),
+    ]
+    with whole_file(path) as aside:
+        fits.HDUList([fits.PrimaryHDU(), cube, *tables]).writeto(aside)
+    return Path(path)
+
+
 def write_candidates(path: str | os.PathLike[str], candidates: Table) -> Path:
-    """Write a table of candidates as ECSV."""
-    with _whole_file(path) as aside:
+    """Write a table, such as that of the candidates, as ECSV."""
+    with whole_file(path) as aside:
         text = io.StringIO()
         candidates.write(text, format="ascii.ecsv")
         aside.write(text.getvalue().encode())
@@ -412,7 +523,7 @@ def write_candidates(path: str | os.PathLike[str], candidates: Table) -> Path:
 
 
 @contextlib.contextmanager
-def _whole_file(path: str | os.PathLike[str]) -> Iterator[Any]:
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Any]:
     """Give an open file beside `path` that becomes `path` when the block ends well."""
     path = Path(path)
     if not path.parent.is_dir():

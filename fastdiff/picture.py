@@ -1,4 +1,4 @@
-"""A picture of one subtraction: reference, science, difference, and the candidates circled."""
+"""Pictures: of a subtraction and its candidates, of a cube's variables, of a dm-dt image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .fits import _whole_file
+from .fits import whole_file
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -120,7 +120,112 @@ def draw_difference(
         for row, name in enumerate(("ref", "sci", "diff")):
             rows[row, 0].set_ylabel(name)
 
-    with _whole_file(path) as aside:
+    with whole_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
+    return Path(path)
+
+
+def draw_cpm(
+    path: str | os.PathLike[str], result: Any, time: np.ndarray, variables: Table, aperture: int
+) -> Path:
+    """Write a PNG: the map of variability, and light curves of the most variable pixels.
+
+    Parameters
+    ----------
+    path : path
+    result : fastdiff.CPMResult
+    time : (n_epochs,)
+    variables : Table
+        As ``result.variables()`` gives it; the first six are drawn.
+    aperture : int
+        Side of the square over which the difference is summed.
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
+
+    n = min(len(variables), 6)
+    figure = Figure((13, max(4.5, 1.5 * n)), layout="constrained", facecolor="white")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 2])
+    axes = left.subplots()
+    low, high = np.nanpercentile(result.variability, [1, 99.5])
+    shown = axes.imshow(result.variability, origin="lower", vmin=low, vmax=high, cmap="magma")
+    left.colorbar(shown, ax=axes, shrink=0.7, label="mean |difference / sigma|")
+    axes.set_xlabel("x [px]")
+    axes.set_ylabel("y [px]")
+    panels = right.subplots(max(n, 1), 1, sharex=True, squeeze=False)[:, 0]
+    for k in range(n):
+        y, x = int(variables["y"][k]), int(variables["x"][k])
+        axes.plot(x, y, "o", mfc="none", mec="white", ms=10)
+        axes.annotate(str(k + 1), (x, y), color="white", xytext=(6, 4), textcoords="offset points")
+        curve = result.light_curve(y, x, aperture)
+        good = ~result.mask[:, y, x]
+        panels[k].plot(time[good], np.asarray(curve["flux"])[good], ".", ms=2, color="#1971c2")
+        panels[k].axhline(0, color="grey", lw=0.5)
+        panels[k].set_ylabel(f"{k + 1}: ({x}, {y})")
+    if not n:
+        panels[0].text(0.5, 0.5, "no variable pixel", ha="center", transform=panels[0].transAxes)
+    panels[-1].set_xlabel("time")
+    with whole_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
+    return Path(path)
+
+
+def draw_dmdt(
+    path: str | os.PathLike[str], image: np.ndarray, dm: np.ndarray, dt: np.ndarray, title: str = ""
+) -> Path:
+    """Write a PNG of a dm-dt image; cells are drawn alike, the edges at the axes say their sizes.
+
+    Parameters
+    ----------
+    path : path
+    image : (n_dm, n_dt)
+        As `fastdiff.dmdt_images` gives it; drawn in a square-root stretch, 0 in white.
+    dm, dt : (n_dm + 1,), (n_dt + 1,)
+        Edges in magnitudes and days.
+    title : str
+
+    Returns
+    -------
+    pathlib.Path
+        The file.
+
+    Raises
+    ------
+    ImportError
+        matplotlib is not installed.
+    """
+    try:
+        from matplotlib.colors import PowerNorm
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
+
+    values = np.where(image > 0, image.astype(float), np.nan)
+    highest = float(np.nanmax(values, initial=1.0)) if np.isfinite(values).any() else 1.0
+    figure = Figure((8.5, 7.5), layout="constrained", facecolor="white")
+    axes = figure.subplots()
+    shown = axes.pcolormesh(values, norm=PowerNorm(0.5, 0, highest), cmap="viridis_r")
+    for axis, edges, label in (
+        (axes.xaxis, dt, "dt [days]"), (axes.yaxis, dm, "dm [mag], later - earlier; up is fainter"),
+    ):  # fmt: skip
+        axis.set_ticks(range(len(edges)), [f"{edge:.4g}" for edge in edges], fontsize=7)
+        axis.set_label_text(label)
+    axes.tick_params(axis="x", rotation=90)
+    axes.set_title(title)
+    figure.colorbar(shown, ax=axes, label="intensity", shrink=0.8)
+    with whole_file(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
     return Path(path)
 

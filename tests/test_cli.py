@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import fastdiff
 from fastdiff import cli, fits
 
-COMMANDS = ["subtract", "simulate", "demo", "doctor", "train"]
+COMMANDS = ["subtract", "cpm", "dmdt", "classify", "simulate", "demo", "doctor", "train"]
 # A pair that a person would call easy: good seeing, three bright new sources.
 EASY = [
     "--shape", "128", "128", "--seed", "3", "--set", "n_transients=3,3", "--set", "n_vanished=0",

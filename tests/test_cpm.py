@@ -303,11 +303,24 @@ def test_light_curve(quiet):
         result.light_curve(24, 6)
 
 
+def test_variables_are_peaks_of_the_map():
+    cube, _, (y, x) = field(amplitude=0.05)
+    result = cpm_subtract(cube, **RULE)
+    table = result.variables()
+    assert np.hypot(table["y"][0] - y, table["x"][0] - x) < 2
+    assert (np.diff(table["variability"]) <= 0).all()
+    assert (table["excess"] > 5).all()
+    apart = np.hypot(table["y"][:, None] - table["y"], table["x"][:, None] - table["x"])
+    assert apart[np.triu_indices(len(table), 1)].min(initial=9) > 2
+    assert len(result.variables(1e6)) == 0
+
+
 def test_no_good_pixel():
     result = cpm_subtract(np.full((20, 12, 12), np.nan))
     assert result.mask.all()
     assert np.isnan(result.rms).all()
     assert not result.n_predictors.any()
+    assert len(result.variables()) == 0
 
 
 def test_empty_cubes():

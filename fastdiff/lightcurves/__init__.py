@@ -1,0 +1,1 @@
+"""Times and magnitudes in; dm-dt images, features and classes out."""
