@@ -62,10 +62,13 @@ class Sign(enum.StrEnum):
 
 
 class Recipe(enum.StrEnum):
-    """Networks that can be trained: `train_NAME` of fastdiff.training.transinet."""
+    """Networks that can be trained: `train_NAME` of fastdiff.training.transinet or .dmdt."""
 
     transinet_lite = "transinet-lite"
     transinet = "transinet"
+    dmdt_shallow = "dmdt-shallow"
+    dmdt_deep = "dmdt-deep"
+    dmdt_best = "dmdt-best"
 
 
 class Symmetry(enum.StrEnum):
@@ -998,6 +1001,7 @@ def doctor() -> None:
     epilog=_example(
         "fastdiff train transinet-lite --out runs/lite --steps 60000",
         "fastdiff train transinet-lite --out runs/bright --set amplitude=20,500",
+        "fastdiff train dmdt-best --out runs/classes --data crts_train.npz",
     )
 )
 def train(
@@ -1028,8 +1032,11 @@ def train(
     initial: Annotated[
         Path | None, typer.Option(help="Checkpoint whose weights the network starts from.")
     ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled light curves, crts_train.npz; for dmdt-NAME.")
+    ] = None,
 ) -> None:
-    """Train a network on simulated pairs and write it as an ONNX file.
+    """Train a network on simulated pairs, or on labelled light curves, and write it as ONNX.
 
     An interrupted run continues when it is started again with the same folder.
     """
@@ -1041,9 +1048,22 @@ def train(
             + escape("pip install 'fastdiff-astro[train]'")
         )
         raise typer.Exit(1) from None
+    on_curves = network.value.startswith("dmdt")
+    of_pairs = {"size": size, "preset": preset, "--set": parameters, "ztf": ztf, "initial": initial}
+    wrong = [name for name, value in of_pairs.items() if value] if on_curves else []
+    if wrong or (data is None) == on_curves:
+        what = ", ".join(wrong) + " is for pairs of images" if wrong else "--data is for dmdt-NAME"
+        err.print(f"[red]{escape(what)}[/red]; light curves need --data FILE")
+        raise typer.Exit(2)
+    _make_folder(out_dir)
+    if on_curves:
+        from .training import dmdt as recipes
+
+        chosen = {"steps": steps, "batch": batch, "threads": threads}
+        _train(recipes, network, out_dir, chosen, data=data, seed=seed)
+        return
     from .training import transinet
 
-    _make_folder(out_dir)
     chosen = {"steps": steps, "batch": batch, "size": size, "preset": preset, "threads": threads}
     if network is Recipe.transinet_lite:
         chosen["initial"] = initial
@@ -1054,13 +1074,21 @@ def train(
     elif ztf or initial:
         err.print("[red]--ztf and --initial are for transinet-lite only[/red]")
         raise typer.Exit(2)
+    _train(
+        transinet, network, out_dir, chosen,
+        seed=seed, device=device, parameters=_parameters(parameters or []),
+    )  # fmt: skip
+
+
+def _train(
+    recipes: Any, network: Recipe, folder: Path, chosen: dict[str, Any], **fixed: Any
+) -> None:
+    """Run ``recipes.train_NAME``; what is None in `chosen` is left to the recipe."""
     options = {name: value for name, value in chosen.items() if value is not None}
-    recipe = getattr(transinet, "train_" + network.value.replace("-", "_"))
+    recipe = getattr(recipes, "train_" + network.value.replace("-", "_"))
     try:
-        path = recipe(
-            out_dir, seed=seed, device=device, parameters=_parameters(parameters or []), **options
-        )
-    except (ValueError, TypeError, ImportError) as error:
+        path = recipe(folder, **fixed, **options)
+    except (ValueError, TypeError, ImportError, OSError) as error:
         err.print(f"[red]cannot train[/red]: {escape(_reason(error))}")
         raise typer.Exit(1) from None
     out.print(f"{escape(str(path))}")

@@ -379,3 +379,19 @@ def test_train_writes_a_model_that_subtract_uses(sims, tmp_path):
         "--no-png", "--model", model,
     )  # fmt: skip
     assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["dmdt-best"], 2, "light curves need --data FILE"),
+        (["dmdt-best", "--data", "x.npz", "--size", 64], 2, "size is for pairs of images"),
+        (["transinet-lite", "--data", "x.npz"], 2, "--data is for dmdt-NAME"),
+        (["dmdt-shallow", "--data", "absent.npz"], 1, "cannot train"),
+    ],
+)
+def test_train_of_light_curves_says_what_it_needs(tmp_path, words, code, text):
+    pytest.importorskip("torch", reason="PyTorch comes with the extra [train]")
+    done = run("train", *words, "--out", tmp_path)
+    assert done.exit_code == code, done.output
+    assert text in " ".join(done.output.split())
