@@ -127,7 +127,7 @@ def export_onnx(
     if half:
         smaller = onnx.ModelProto()
         smaller.CopyFrom(model)
-        _halve(smaller)
+        halve_weights(smaller)
         got = _run(smaller.SerializeToString(), test)
         if np.allclose(got, expected, rtol=half_tolerance, atol=half_tolerance):
             model = smaller
@@ -195,7 +195,7 @@ def _to_onnx(network: nn.Module, test: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def _halve(model: Any) -> None:
+def halve_weights(model: Any) -> None:
     """Store large float32 initialisers as float16 followed by a Cast, which loading folds away."""
     from onnx import TensorProto, helper, numpy_helper
 

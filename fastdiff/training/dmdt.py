@@ -1,0 +1,756 @@
+"""Recipes of the classifiers of light curves: the networks of Mahabal et al. (2017), and a better.
+
+The networks see float32 arrays that `fastdiff.lightcurves.classify.Contract` makes of light
+curves; every transformation of them is part of the graph.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..lightcurves.classify import Contract
+from ..lightcurves.curves import read_curves
+from ..lightcurves.features import CURVE_FEATURES
+from ..lightcurves.periods import PERIOD_FEATURES
+from .crts import CLASSES, LabelledCurves, load_crts
+from .loop import cosine, train
+
+__all__ = [
+    "BEST",
+    "FINE",
+    "PAPER",
+    "Classifier",
+    "DeepAndWide",
+    "EncodeFeatures",
+    "augment",
+    "calibrate",
+    "deep_network",
+    "export_classifier",
+    "figures",
+    "samples",
+    "shallow_network",
+    "train_dmdt_best",
+    "train_dmdt_deep",
+    "train_dmdt_shallow",
+]
+
+GENERIC_FEATURES = tuple(CURVE_FEATURES)[3:]
+"""The features of the paper's random forest: Table VI without the first three."""
+
+LOGARITHMS = frozenset((
+    "amplitude", "max_slope", "percent_difference_flux_percentile", "std", "period",
+    "sinusoid_period", "second_period", "folded_amplitude", "residual_std",
+    "harmonic_amplitude_1", "harmonic_amplitude_2", "harmonic_amplitude_3", "harmonic_amplitude_4",
+))  # fmt: skip
+"""Positive features of which the network sees the logarithm."""
+
+ANGLES = frozenset(("phase_21", "phase_31", "phase_41"))
+"""Features in radians, of which the network sees cosine and sine."""
+
+PAPER = Contract(CLASSES, grid="mahabal2017", norm="paper")
+"""The paper's images."""
+
+FINE = Contract(CLASSES, grid="new1", norm="paper")
+"""Input of the shallow and the deep network: the best of the grids in the paper's Table III."""
+
+BEST = Contract(
+    CLASSES,
+    grid="new1",
+    norm="dt",
+    features=tuple(name for name in GENERIC_FEATURES if name != "median_absolute_deviation")
+    + tuple(PERIOD_FEATURES),
+)
+"""Input of the best network: a finer image, features and periods. The median absolute deviation
+of Table VI is a flux: it would tell how bright the star is, which is another in each survey."""
+
+_TINY = 1e-6
+
+
+class _LogCounts(nn.Module):
+    """(n, n_dm, n_dt) to one channel of logarithms, so that rare pairs are seen."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.log1p(images)[:, None]
+
+
+def shallow_network(
+    n_classes: int = len(CLASSES), shape: tuple[int, int] = (23, 24)
+) -> nn.Sequential:
+    """The paper's shallow network (Listing 2), to logits: convolutions without padding."""
+    ny, nx = shape[0] - 2, shape[1] - 2
+    return _glorot(
+        nn.Sequential(
+            _LogCounts(),
+            nn.Conv2d(1, 32, 3),
+            nn.ReLU(),
+            nn.Dropout(0.1),
+            nn.Flatten(),
+            nn.Linear(32 * ny * nx, 128),
+            nn.ReLU(),
+            nn.Dropout(0.25),
+            nn.Linear(128, 128),
+            nn.ReLU(),
+            nn.Linear(128, n_classes),
+        )
+    )
+
+
+def deep_network(n_classes: int = len(CLASSES), shape: tuple[int, int] = (23, 24)) -> nn.Sequential:
+    """The paper's deep network (Listing 1), to logits: convolutions without padding.
+
+    Raises
+    ------
+    ValueError
+        If the image is smaller than 20 x 20, of which its convolutions leave nothing.
+    """
+    ny, nx = ((side - 2) // 2 - 8 for side in shape)
+    if min(ny, nx) < 1:
+        raise ValueError(f"shape is {shape}; the deep network needs at least (20, 20)")
+    return _glorot(
+        nn.Sequential(
+            _LogCounts(),
+            nn.Conv2d(1, 64, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Dropout(0.1),
+            nn.Conv2d(64, 128, 5),
+            nn.ReLU(),
+            nn.Conv2d(128, 256, 5),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(256 * ny * nx, 512),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Linear(512, 512),
+            nn.ReLU(),
+            nn.Linear(512, n_classes),
+        )
+    )
+
+
+def _glorot(network: nn.Sequential) -> nn.Sequential:
+    """First weights as Lasagne, the paper's library, draws them."""
+    for layer in network:
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+    return network
+
+
+class EncodeFeatures(nn.Module):
+    """Features to numbers near 0 of spread near 1; what is missing becomes 0 and is said so.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Features, in the order of the columns.
+    known : array_like, (n, n_features)
+        Values from which the scales are taken, NaN where missing.
+    """
+
+    def __init__(self, names: Sequence[str], known: NDArray[Any]):
+        super().__init__()
+        known = torch.as_tensor(np.asarray(known, np.float32))
+        logarithm = torch.tensor([name in LOGARITHMS for name in names])
+        self.register_buffer("logarithm", logarithm)
+        self.angles = [i for i, name in enumerate(names) if name in ANGLES]
+        self.linear = [i for i, name in enumerate(names) if name not in ANGLES]
+        missing = torch.isnan(known).float().mean(0)
+        self.sometimes_missing = torch.nonzero(missing > 0.01)[:, 0].tolist()
+        values = self._values(known)[:, self.linear].double()
+        low, middle, high = np.nanpercentile(values.numpy(), [16, 50, 84], axis=0)
+        spread = np.maximum((high - low) / 2, _TINY)
+        self.register_buffer("middle", torch.tensor(middle).float())
+        self.register_buffer("scale", torch.tensor(1 / spread).float())
+        self.n_columns = len(self.linear) + 2 * len(self.angles) + len(self.sometimes_missing)
+
+    def _values(self, features: Tensor) -> Tensor:
+        return torch.where(self.logarithm, torch.log(features.clamp(min=_TINY)), features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(n, n_features) to (n, n_columns)."""
+        missing = torch.isnan(features)
+        angles = features[:, self.angles]
+        scaled = (self._values(features)[:, self.linear] - self.middle) * self.scale
+        values = torch.cat([_asinh(scaled), torch.cos(angles), torch.sin(angles)], 1)
+        hidden = torch.cat([missing[:, self.linear]] + 2 * [missing[:, self.angles]], 1)
+        values = torch.where(hidden, torch.zeros_like(values), values)
+        return torch.cat([values, missing[:, self.sometimes_missing].float()], 1)
+
+
+def _asinh(x: Tensor) -> Tensor:
+    """Inverse hyperbolic sine, which the exporter does not know."""
+    size = x.abs().clamp(max=1e6)
+    return torch.sign(x) * torch.log(size + torch.sqrt(size * size + 1))
+
+
+class DeepAndWide(nn.Module):
+    """Image and features together (the paper, section VI-A), several networks at once.
+
+    In training mode it returns the logits of every member, (n, members, n_classes); else the
+    logarithm of their mean probabilities, (n, n_classes).
+
+    Parameters
+    ----------
+    encode : EncodeFeatures
+        For the columns after those of the image.
+    n_cells : int
+        Cells of the image.
+    n_classes, members, width, image_width : int
+        Classes; networks that are averaged; their hidden units; what is kept of the image.
+    dropout : float
+        Of the hidden units.
+    """
+
+    def __init__(
+        self,
+        encode: EncodeFeatures,
+        n_cells: int,
+        n_classes: int = len(CLASSES),
+        members: int = 5,
+        width: int = 128,
+        image_width: int = 16,
+        dropout: float = 0.3,
+    ):
+        super().__init__()
+        self.encode, self.n_cells = encode, n_cells
+        self.images = nn.ModuleList()
+        self.members = nn.ModuleList()
+        for _ in range(members):
+            self.images.append(
+                nn.Sequential(
+                    nn.Dropout(0.5),
+                    nn.Linear(n_cells, image_width),
+                    nn.LayerNorm(image_width),
+                    nn.SiLU(),
+                    nn.Dropout(0.5),
+                )
+                if n_cells
+                else nn.Identity()
+            )
+            self.members.append(
+                nn.Sequential(
+                    nn.Linear(encode.n_columns + image_width * bool(n_cells), width),
+                    nn.LayerNorm(width),
+                    nn.SiLU(),
+                    nn.Dropout(dropout),
+                    nn.Linear(width, width),
+                    nn.LayerNorm(width),
+                    nn.SiLU(),
+                    nn.Dropout(dropout),
+                    nn.Linear(width, n_classes),
+                )
+            )
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """Logits of (n, n_cells + n_features)."""
+        image = torch.sqrt(columns[:, : self.n_cells])
+        wide = self.encode(columns[:, self.n_cells :])
+        logits = [
+            member(torch.cat([deep(image), wide], 1) if self.n_cells else wide)
+            for deep, member in zip(self.images, self.members, strict=True)
+        ]
+        if self.training:
+            return torch.stack(logits, 1)
+        return torch.log(torch.stack([row.softmax(1) for row in logits]).mean(0).clamp(min=1e-30))
+
+
+class Classifier(nn.Module):
+    """A network of logits, as probabilities that are calibrated by a temperature."""
+
+    def __init__(self, network: nn.Module, temperature: float = 1.0):
+        super().__init__()
+        self.network, self.temperature = network, float(temperature)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, n_classes), each row of sum 1."""
+        return torch.softmax(self.network(x) / self.temperature, 1)
+
+
+def augment(
+    curves: LabelledCurves,
+    seed: int,
+    *,
+    whole: float = 0.3,
+    smallest: float = 0.12,
+    jitter: float = 0.3,
+) -> LabelledCurves:
+    """The same curves with fewer points and more noise.
+
+    Parameters
+    ----------
+    curves : LabelledCurves
+        What is observed.
+    seed : int
+        The same seed gives the same curves.
+    whole : float
+        Share of curves that keep all points.
+    smallest : float
+        The others keep a random share of them, from this to 1, but no fewer than 20 points.
+    jitter : float
+        Noise of up to that many times `magerr` is added, the same multiple in a whole curve.
+
+    Returns
+    -------
+    LabelledCurves
+    """
+    random = np.random.default_rng(seed)
+    n, length = len(curves), np.diff(curves.offsets)
+    share = np.where(random.random(n) < whole, 1.0, random.uniform(smallest, 1, n))
+    share = np.maximum(share, np.minimum(1, 24 / np.maximum(length, 1)))
+    owner = np.repeat(np.arange(n), length)
+    keep = random.random(len(owner)) < share[owner]
+    noise = random.uniform(0, jitter, n)[owner] * curves.magerr
+    mag = curves.mag + noise * random.standard_normal(len(owner))
+    return LabelledCurves(
+        curves.time[keep],
+        mag[keep],
+        curves.magerr[keep],
+        np.concatenate([[0], np.cumsum(np.bincount(owner[keep], minlength=n))]),
+        curves.label,
+        curves.classes,
+        curves.ids,
+    )
+
+
+def samples(
+    curves: LabelledCurves,
+    contract: Contract,
+    copies: int,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+) -> NDArray[np.float32]:
+    """Inputs of a network, (copies, n, ...): the curves as they are, then augmented copies.
+
+    Where the network sees features, every second copy is made without errors of the magnitudes.
+    """
+    made = []
+    for k in range(copies):
+        some = (
+            augment(curves, seed * 1000 + k) if k > 1 or (k and not contract.features) else curves
+        )
+        magerr = None if contract.features and k % 2 else some.magerr
+        read = read_curves(some.time, some.mag, some.offsets, magerr, threads=threads)
+        made.append(contract.network_input(read, threads))
+    return np.stack(made)
+
+
+def figures(probabilities: NDArray[Any], label: NDArray[Any]) -> dict[str, float]:
+    """``accuracy``, ``recall`` (mean of the classes) and ``nll`` (mean -ln of the truth)."""
+    found = probabilities.argmax(1)
+    classes = np.unique(label)
+    truth = np.clip(probabilities[np.arange(len(label)), label], 1e-12, None)
+    return {
+        "accuracy": float((found == label).mean()),
+        "recall": float(np.mean([(found[label == k] == k).mean() for k in classes])),
+        "nll": float(-np.log(truth).mean()),
+    }
+
+
+def calibrate(network: nn.Module, x: NDArray[np.float32], label: NDArray[Any]) -> float:
+    """The temperature at which the probabilities of `label` are highest (Guo et al. 2017)."""
+    from scipy.optimize import minimize_scalar
+
+    with torch.no_grad():
+        logits = network.eval()(torch.from_numpy(x)).double()
+    label = torch.from_numpy(np.asarray(label))
+
+    def nll(log_temperature: float) -> float:
+        return float(functional.cross_entropy(logits / np.exp(log_temperature), label))
+
+    return float(np.exp(minimize_scalar(nll, bounds=(-2, 2), method="bounded").x))
+
+
+def fit(
+    network: nn.Module,
+    x: NDArray[np.float32],
+    label: NDArray[np.int64],
+    *,
+    out: str | os.PathLike[str],
+    steps: int,
+    batch: int = 128,
+    seed: int = 0,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    smoothing: float = 0.03,
+    balance: float = 0.0,
+    mixup: float = 0.0,
+    average: float = 0.998,
+    held_out: tuple[NDArray[np.float32], NDArray[np.int64]] | None = None,
+    evaluate_every: int = 0,
+    **options: Any,
+) -> nn.Module:
+    """Train a network of logits on samples (copies, n, ...) with labels (n,).
+
+    Parameters
+    ----------
+    balance : float
+        Weight of a class is its number to the power of minus this: 0 leaves the classes as they
+        are, 1 makes them equal.
+    smoothing : float
+        Share of each label that is spread over all classes.
+    mixup : float
+        Each sample and its label is mixed with another one's, with shares from a beta
+        distribution of both parameters this (Zhang et al. 2018); 0 for none. For inputs
+        without NaN.
+    held_out : (x, label), optional
+        Curves on which `figures` are logged every `evaluate_every` steps.
+    out, steps, batch, seed, learning_rate, weight_decay, average, options
+        See `fastdiff.training.loop.train`.
+
+    Returns
+    -------
+    torch.nn.Module
+        The averaged network.
+    """
+    data, truth = torch.from_numpy(x), torch.from_numpy(label)
+    number = torch.bincount(truth).clamp(min=1).double()
+    weight = number**-balance
+    weight = (weight * len(truth) / (weight * number).sum()).float()
+
+    def batches(start: int) -> Iterator[dict[str, Tensor]]:
+        step = start
+        while True:
+            random = np.random.default_rng([seed, step])
+            rows = torch.from_numpy(random.integers(0, len(truth), batch))
+            copy = torch.from_numpy(random.integers(0, len(data), batch))
+            x, goal = data[copy, rows], functional.one_hot(truth[rows], len(number)).float()
+            if mixup:
+                share = torch.from_numpy(random.beta(mixup, mixup, batch).astype(np.float32))
+                share = torch.maximum(share, 1 - share)
+                x, goal = _mix(x, share), _mix(goal, share)
+            yield {"pair": x, "goal": goal}
+            step += 1
+
+    def loss(logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        goal = batch["goal"].to(logits.device)
+        if logits.ndim == 3:  # every member for itself
+            goal = goal[:, None].expand(logits.shape).flatten(0, 1)
+            logits = logits.flatten(0, 1)
+        w = weight.to(logits.device)
+        return functional.cross_entropy(logits, goal, w, label_smoothing=smoothing), {}
+
+    def evaluate(network: nn.Module) -> dict[str, float]:
+        assert held_out is not None
+        device = next(network.parameters()).device
+        logits = network(torch.from_numpy(held_out[0]).to(device))
+        return figures(logits.softmax(1).cpu().numpy(), held_out[1])
+
+    return train(
+        network,
+        batches,
+        loss,
+        steps=steps,
+        out=out,
+        seed=seed,
+        learning_rate=learning_rate,
+        schedule=cosine(min(100, steps // 10 + 1)),
+        weight_decay=weight_decay,
+        average=average,
+        evaluate=None if held_out is None else evaluate,
+        evaluate_every=evaluate_every,
+        **options,
+    )
+
+
+def _mix(x: Tensor, share: Tensor) -> Tensor:
+    """Each row with the next one."""
+    share = share.reshape(-1, *[1] * (x.ndim - 1))
+    return share * x + (1 - share) * x.roll(1, 0)
+
+
+def train_dmdt_shallow(
+    out: str | os.PathLike[str], data: str | os.PathLike[str], **options: Any
+) -> Path:
+    """Train the paper's shallow network and write ``dmdt-shallow.onnx`` into `out`.
+
+    Parameters
+    ----------
+    out : path
+        Folder of the checkpoint, the log and the model. An interrupted run continues here.
+    data : path
+        See `fastdiff.training.crts.load_crts`.
+    **options
+        ``contract`` (`FINE` or `PAPER`), ``steps``, ``copies`` (versions of every curve, see
+        `samples`), ``seed``, ``threads``, and those of `fit`. The paper: Adam at 2e-4, 300 epochs
+        on the curves as they are.
+
+    Returns
+    -------
+    pathlib.Path
+        The ONNX file.
+    """
+    return _train_on_images("dmdt-shallow", shallow_network, out, data, **options)
+
+
+def train_dmdt_deep(
+    out: str | os.PathLike[str], data: str | os.PathLike[str], **options: Any
+) -> Path:
+    """Train the paper's deep network and write ``dmdt-deep.onnx``: see `train_dmdt_shallow`."""
+    return _train_on_images("dmdt-deep", deep_network, out, data, **options)
+
+
+def _train_on_images(
+    name: str,
+    make: Callable[..., nn.Module],
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    contract: Contract = FINE,
+    steps: int = 900,
+    copies: int = 16,
+    seed: int = 0,
+    threads: int | None = None,
+    smoothing: float = 0.05,
+    weight_decay: float = 0.05,
+    **options: Any,
+) -> Path:
+    learn, check = load_crts(data, "train"), load_crts(data, "val")
+    x = samples(learn, contract, copies, seed=seed, threads=threads)
+    held_out = samples(check, contract, 1, threads=threads)[0], check.label
+    options |= {"smoothing": smoothing, "weight_decay": weight_decay}
+    _use_threads(threads)
+    torch.manual_seed(seed)
+    network = fit(
+        make(len(CLASSES), x.shape[2:]), x, learn.label,
+        out=out, steps=steps, seed=seed, held_out=held_out, **options,
+    )  # fmt: skip
+    recipe = f"{name}: steps {steps}, copies {copies}, seed {seed}{_told(options)}"
+    return _finish(network, Path(out) / f"{name}.onnx", contract, recipe, learn, *held_out)
+
+
+def train_dmdt_best(
+    out: str | os.PathLike[str],
+    data: str | os.PathLike[str],
+    *,
+    steps: int = 2500,
+    copies: int = 14,
+    members: int = 5,
+    width: int = 128,
+    image_width: int = 16,
+    dropout: float = 0.3,
+    seed: int = 0,
+    threads: int | None = None,
+    contract: Contract = BEST,
+    **options: Any,
+) -> Path:
+    """Train the deep and wide network and write ``dmdt-best.onnx`` into `out`.
+
+    Parameters
+    ----------
+    out, data
+        As for `train_dmdt_shallow`.
+    steps, copies, seed, threads
+        Steps of training; versions of every curve, half of them without errors (see
+        `samples`); seed; CPU threads.
+    members, width, image_width, dropout
+        See `DeepAndWide`.
+    contract : Contract
+        What the network sees.
+    **options
+        Those of `fit`.
+
+    Returns
+    -------
+    pathlib.Path
+        The ONNX file.
+    """
+    learn, check = load_crts(data, "train"), load_crts(data, "val")
+    x = samples(learn, contract, copies, seed=seed, threads=threads)
+    both = samples(check, contract, 2, threads=threads)
+    _use_threads(threads)
+    torch.manual_seed(seed)
+    n_features = len(contract.features)
+    encode = EncodeFeatures(contract.features, x[..., -n_features:].reshape(-1, n_features))
+    network = DeepAndWide(
+        encode, x.shape[2] - n_features, len(contract.classes), members, width, image_width, dropout
+    )
+    network = fit(
+        network, x, learn.label,
+        out=out, steps=steps, seed=seed, held_out=(both[0], check.label), **options,
+    )  # fmt: skip
+    recipe = (
+        f"dmdt-best: {members} members of {width} units, image to {image_width}, dropout "
+        f"{dropout}, steps {steps}, copies {copies}, seed {seed}{_told(options)}"
+    )
+    path = Path(out) / "dmdt-best.onnx"
+    return _finish(
+        network,
+        path,
+        contract,
+        recipe,
+        learn,
+        both.reshape(-1, x.shape[2]),
+        np.tile(check.label, 2),
+    )
+
+
+def _told(options: Mapping[str, Any]) -> str:
+    """Options that change what is learnt."""
+    silent = {"progress", "resume", "log_every", "evaluate_every", "checkpoint_every"}
+    return "".join(f", {name} {options[name]}" for name in options if name not in silent)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def _finish(
+    network: nn.Module,
+    path: Path,
+    contract: Contract,
+    recipe: str,
+    learn: LabelledCurves,
+    x: NDArray[np.float32],
+    label: NDArray[np.int64],
+) -> Path:
+    """Calibrate on held-out curves and export."""
+    number = np.bincount(learn.label, minlength=len(contract.classes))
+    contract = Contract(
+        contract.classes,
+        contract.grid,
+        contract.norm,
+        contract.features,
+        tuple((number / number.sum()).tolist()),
+    )
+    temperature = calibrate(network.cpu(), x, label)
+    metadata = {
+        "provenance": f"{recipe}; {len(learn)} CRTS light curves of the split 'train' of "
+        f"fastdiff.training.crts, temperature {temperature:.3f} from 'val'; "
+        f"fastdiff {_version('fastdiff-astro')}, PyTorch {torch.__version__}"
+    }
+    return export_classifier(Classifier(network, temperature), path, contract, x[:64], metadata)
+
+
+def export_classifier(
+    classifier: nn.Module,
+    path: str | os.PathLike[str],
+    contract: Contract,
+    test: NDArray[np.float32],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    half: bool = True,
+) -> Path:
+    """Write a classifier as an ONNX file for `classify_light_curves`, checked against PyTorch.
+
+    Parameters
+    ----------
+    classifier : torch.nn.Module
+        Maps inputs to probabilities in evaluation mode, to which it is set.
+    path : path
+        Written aside and renamed.
+    contract : Contract
+        What it is fed with.
+    test : ndarray of float32, (n, ...)
+        Inputs for the check.
+    metadata : mapping of str to str, optional
+        More entries of the file's metadata; names get the prefix ``fastdiff.``.
+    half : bool
+        Store large weights as float16 where that changes no probability by more than 0.005.
+
+    Returns
+    -------
+    pathlib.Path
+        `path`.
+
+    Raises
+    ------
+    RuntimeError
+        If ONNX Runtime and PyTorch give probabilities that differ by more than 1e-4.
+    """
+    import onnx
+
+    from .export import OPSET, halve_weights
+
+    path = Path(path)
+    classifier = classifier.eval()
+    x = torch.from_numpy(np.ascontiguousarray(test, np.float32))
+    with torch.no_grad():
+        expected = classifier(x).numpy()
+    buffer = io.BytesIO()
+    level = logging.getLogger("torch.onnx").level
+    with warnings.catch_warnings():
+        # The exporter that needs no extra package is announced as the old one.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            torch.onnx.export(
+                classifier,
+                (x,),
+                buffer,
+                input_names=["curves"],
+                output_names=["probabilities"],
+                dynamic_axes={"curves": {0: "n"}, "probabilities": {0: "n"}},
+                opset_version=OPSET,
+                dynamo=False,
+            )
+        finally:
+            logging.getLogger("torch.onnx").setLevel(level)
+    model = onnx.load_from_string(buffer.getvalue())
+    weights = "float32"
+    got = _run(model.SerializeToString(), x)
+    if not np.abs(got - expected).max() <= 1e-4:
+        raise RuntimeError(
+            f"ONNX Runtime and PyTorch differ by up to {np.abs(got - expected).max():.3g} in "
+            "probability: the graph was not exported faithfully"
+        )
+    if half:
+        smaller = onnx.ModelProto()
+        smaller.CopyFrom(model)
+        halve_weights(smaller)
+        if np.abs(_run(smaller.SerializeToString(), x) - expected).max() <= 0.005:
+            model, weights = smaller, "float16"
+    what = "cells of the image" if contract.grid else ""
+    if contract.features:
+        what += (", then " if what else "") + "the features; NaN = unknown"
+    entries = {
+        "input": f"curves float32 {tuple(['n', *x.shape[1:]])}: {what}".replace("'", ""),
+        "output": "probabilities float32 (n, n_classes)",
+        "normalisation": "in the graph",
+        "weights": weights,
+        "licence": "BSD-3-Clause",
+        **contract.metadata,
+        **(metadata or {}),
+    }
+    onnx.helper.set_model_props(model, {f"fastdiff.{k}": v for k, v in entries.items()})
+    onnx.checker.check_model(model)
+    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        aside.write_bytes(model.SerializeToString())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def _run(model: bytes, x: Tensor) -> NDArray[np.float32]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"curves": x.numpy()})[0]
+
+
+def _version(package: str) -> str:
+    try:
+        return packages.version(package)
+    except packages.PackageNotFoundError:
+        return "not installed"
