@@ -46,6 +46,7 @@ DEMO_SKY = {
     "cosmic_rays": 0.05,
     "hot_pixels": 0.02,
     "bad_columns": 0.002,
+    "trails": 0.0,
     # The preset's turns and scales are those of small stamps; these move a corner by 0.15 px.
     "rotation": 1e-4,
     "scaling": 1e-4,

@@ -9,6 +9,7 @@ from fastdiff.lightcurves.background import (
     pseudo_cadence_background,
     robust_pca,
 )
+from fastdiff.lightcurves.dmdt import dmdt_images
 
 
 def made_of(rng, shape, rank, share, size=10.0):
@@ -113,11 +114,10 @@ def test_backgrounds(rng):
 
 def test_real_images_have_a_background(data_folder):
     """dm-dt images of CRTS curves: most of their power is in a few components."""
-    dmdt = pytest.importorskip("fastdiff.lightcurves.dmdt")
     data = dict(np.load(data_folder / "crts" / "crts_train.npz", allow_pickle=True))
     chosen = np.flatnonzero(data["label"] == "RRab")[:200]
     parts = [slice(*data["offsets"][i : i + 2]) for i in chosen]
-    images = dmdt.dmdt_images([data["t"][p] for p in parts], [data["mag"][p] for p in parts])
+    images = dmdt_images([data["t"][p] for p in parts], [data["mag"][p] for p in parts])
     made = robust_pca(images, 3)
     power = np.linalg.norm(made.low_rank) / np.linalg.norm(images.astype(float))
     assert 0.7 < power < 1.05

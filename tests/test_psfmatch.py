@@ -400,6 +400,19 @@ def test_wrong_options(pair, options, error, text):
 # -------------------------------------------------------------------- bad pixels, bad frames
 
 
+def test_transforms_and_sums_agree(monkeypatch):
+    """Wide kernels are applied by Fourier transforms, band by band."""
+    made = Pair(fwhm=(2.5, 7.0), slope=0.1, side=300)
+    options = {"ref_variances": made.ref_variance, "sci_variances": made.sci_variance}
+    images = []
+    for size in (10**9, 3):
+        monkeypatch.setattr("fastdiff.difference.psfmatch._FFT_SIZE", size)
+        images.append(np.asarray(made.subtract(**options, kernel_size=37).image))
+    np.testing.assert_array_equal(*(np.isnan(image) for image in images))
+    # the sums are float32
+    assert np.nanmax(np.abs(images[1] - images[0])) < 1e-5 * made.static.max()
+
+
 def test_bad_pixels_stay_where_they_are(pair):
     """They are masked, and so is what the kernel takes from them; the rest does not change."""
     ref, sci = pair.ref.copy(), pair.sci.copy()

@@ -27,7 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,6 +72,7 @@ _LEAST_SNR = 10.0  # of the kernel's sum
 _INFLUENCE = 0.02  # share of |K| on bad pixels above which a pixel is bad
 _BLOCK = (32, 128)  # pixels, the largest block that shares one squared kernel
 _BAND = 128  # rows of a frame that are worked on at a time
+_FFT_SIZE = 35  # pixels, side of a kernel from which transforms are faster than sums
 _LIMIT = 1e30  # magnitudes above it are bad
 
 
@@ -692,6 +693,32 @@ class _Pair:
             self.bordered, self.padded, self.kernel.powers, origins, side, self.threads
         )
 
+    def transformed_bands(self) -> Callable[[slice], NDArray[np.float32]]:
+        """A function that convolves a band of rows by Fourier transforms, in float64.
+
+        In float32 the transform of a bright star would leave its rounding errors everywhere.
+        """
+        from scipy import fft
+
+        (_, nx), size = self.shape, 2 * self.r + 1
+        shape = [fft.next_fast_len(n + size - 1, real=True) for n in (_BAND, nx)]
+        kernels = fft.rfft2(self.kernel.components, shape, workers=self.threads)
+
+        def convolve(band: slice) -> NDArray[np.float32]:
+            n = band.stop - band.start
+            rows = self.bordered[band.start : band.stop + size - 1, : nx + size - 1]
+            image = fft.rfft2(rows.astype(np.float64), shape, workers=self.threads)
+            out = np.zeros((n, nx), np.float32)
+            x = 2 * np.arange(nx) / max(nx - 1, 1) - 1
+            y = 2 * np.arange(band.start, band.stop) / max(self.shape[0] - 1, 1) - 1
+            for (i, j), kernel in zip(self.kernel.powers, kernels, strict=True):
+                part = fft.irfft2(image * kernel, shape, workers=self.threads)
+                part = part[size - 1 : size - 1 + n, size - 1 : size - 1 + nx]
+                out += (y**j)[:, None] * (x**i) * part
+            return out
+
+        return convolve
+
     def convolve_as(
         self, mode: int, plane: NDArray[np.float32], origins: NDArray[np.int64],
         side: tuple[int, int],
@@ -731,8 +758,12 @@ class _Pair:
         sums = self.kernel.components.sum((1, 2))
         # Noise of the convolved image is no signal.
         floor = 3 * self.image.sigma * np.sqrt((self.kernel(*self.middle) ** 2).sum())
+        by_transforms = self.transformed_bands() if 2 * self.r + 1 >= _FFT_SIZE else None
         for band, origins in grid.bands():
-            model = grid.joined(self.convolve(origins, grid.side), band)
+            if by_transforms:
+                model = by_transforms(band)
+            else:
+                model = grid.joined(self.convolve(origins, grid.side), band)
             rest = self.target.data[band] - model
             error = self.signal * np.where(model > floor, model, 0)
             error += grid.joined(self.known_variance(origins, grid.side), band)
