@@ -280,6 +280,63 @@ def test_a_memory_map(quiet, tmp_path):
     np.testing.assert_array_equal(result.image, cpm_subtract(quiet, ridge=1e-3, **RULE).image)
 
 
+@pytest.mark.parametrize("strength", ["gcv", 1e-3])
+def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
+    monkeypatch.setattr("fastdiff.difference.cpm._WHOLE", 10)
+    monkeypatch.setattr("fastdiff.difference.cpm._TILE", 8)
+    options = RULE | {"ridge": strength}
+    expected = cpm_subtract(quiet, **options)
+    path = tmp_path / "done.npz"
+    out = np.lib.format.open_memmap(tmp_path / "image.npy", "w+", np.float64, quiet.shape)
+
+    def stop(done, total):
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cpm_subtract(quiet, out=out, checkpoint=path, progress=stop, **options)
+    assert path.is_file()
+    del out
+    out = np.lib.format.open_memmap(tmp_path / "image.npy", "r+")
+    with pytest.raises(ValueError, match="is of another cube or of other options"):
+        cpm_subtract(quiet, out=out, checkpoint=path, **(options | {"holdout": 5}))
+    told = []
+    monkeypatch.setattr("fastdiff.difference.cpm._Tile.fit", spy(told))
+    result = cpm_subtract(quiet, out=out, checkpoint=path, **options)
+    assert len(told) < 12 * 0.6  # of 3 x 4 tiles
+    np.testing.assert_array_equal(result.image, expected.image)
+    np.testing.assert_array_equal(result.rms, expected.rms)
+    np.testing.assert_array_equal(result.freedom, expected.freedom)
+    assert result.ridge == expected.ridge
+    assert [p.name for p in tmp_path.iterdir()] == ["image.npy"]
+    np.testing.assert_array_equal(np.load(tmp_path / "image.npy"), expected.image)
+
+
+def spy(told):
+    from fastdiff.difference.cpm import _Tile
+
+    fit = _Tile.fit
+    return lambda *args: told.append(args) or fit(*args)
+
+
+def test_broken_checkpoints_and_wrong_outputs(quiet, tmp_path):
+    path = tmp_path / "done.npz"
+    path.write_bytes(b"torn")
+    out = np.lib.format.open_memmap(tmp_path / "image.npy", "w+", np.float32, quiet.shape)
+    with pytest.raises(ValueError, match=r"cannot be read .* remove it to begin again"):
+        cpm_subtract(quiet, out=out, checkpoint=path, **RULE)
+    with pytest.raises(ValueError, match="a checkpoint needs a memory map `out`"):
+        cpm_subtract(quiet, checkpoint=path, **RULE)
+    with pytest.raises(ValueError, match=r"`out` has shape \(3, 3\).*must be floats of shape"):
+        cpm_subtract(quiet, out=np.zeros((3, 3)), **RULE)
+    fixed = np.zeros(quiet.shape)
+    fixed.flags.writeable = False
+    with pytest.raises(ValueError, match="`out` is read-only"):
+        cpm_subtract(quiet, out=fixed, **RULE)
+    mine = np.zeros(quiet.shape, np.float32)
+    assert cpm_subtract(quiet, out=mine, ridge=1e-3, **RULE).image is mine
+
+
 def test_threads_change_nothing_and_progress_is_told(quiet):
     told = []
     one = cpm_subtract(quiet, ridge=1e-3, threads=1, progress=lambda *a: told.append(a), **RULE)

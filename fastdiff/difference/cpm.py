@@ -18,7 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -57,8 +59,6 @@ class CPMResult:
     ----------
     image : ndarray, (n_epochs, ny, nx)
         Data less their prediction (eq. 4), in the unit of the cube; NaN at bad pixels.
-    mask : ndarray of bool, (n_epochs, ny, nx)
-        True at bad pixels.
     rms : ndarray of float64, (ny, nx)
         Root mean square of the image over the good epochs; NaN where there are none.
     variability : ndarray of float64, (ny, nx)
@@ -81,7 +81,6 @@ class CPMResult:
     """
 
     image: NDArray[Any]
-    mask: NDArray[np.bool_]
     rms: NDArray[np.float64]
     variability: NDArray[np.float64]
     ridge: float | NDArray[np.float64]
@@ -91,6 +90,11 @@ class CPMResult:
     coefficients: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.float64]]] | None
     meta: dict[str, Any]
     _cube: NDArray[Any]
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(n_epochs, ny, nx): True at bad pixels."""
+        return np.isnan(self.image)
 
     @property
     def prediction(self) -> NDArray[Any]:
@@ -161,7 +165,8 @@ class CPMResult:
             raise ValueError(f"aperture is {aperture}; it must be an odd number of pixels")
         half = aperture // 2
         box = np.s_[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
-        values, lost = self.image[:, *box], self.mask[:, *box]
+        values = self.image[:, *box]
+        lost = np.isnan(values)
         error = np.sqrt(np.nansum(self.rms[box] ** 2))
         return Table(
             {
@@ -191,6 +196,8 @@ def cpm_subtract(
     coefficients: bool = False,
     leverage: bool = False,
     seed: int = 0,
+    out: NDArray[Any] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     threads: int | None = None,
     progress: bool | Callable[[int, int], None] = False,
 ) -> CPMResult:
@@ -239,6 +246,11 @@ def cpm_subtract(
         Whether to return them; `leverage` costs what a hold-out costs.
     seed : int
         Of ``predictors="random"``.
+    out : ndarray, (n_epochs, ny, nx), optional
+        Floats to be filled with the image, such as a memory map.
+    checkpoint : path, optional
+        A file beside a memory map `out` that tells which tiles are done: after an interruption
+        the same call goes on from there. It is removed at the end.
     threads : int, optional
         All cores by default.
     progress : bool or callable
@@ -283,13 +295,22 @@ def cpm_subtract(
     )  # fmt: skip
     if not isinstance(exclude_variable, (int, np.integer)) or exclude_variable < 0:
         raise ValueError(f"exclude_variable is {exclude_variable}; it must be 0 or more pixels")
+    _check_out(out, data.shape)
+    saved = None
+    if checkpoint is not None:
+        if not hasattr(out, "flush") or coefficients or leverage or exclude_variable:
+            raise ValueError(
+                "a checkpoint needs a memory map `out` (np.lib.format.open_memmap), and does not "
+                "go with coefficients, leverage or exclude_variable"
+            )
+        saved = _Checkpoint(checkpoint, problem.fingerprint)
     with _reporting(progress) as report:
-        result = problem.solve(report)
+        result = problem.solve(report, out, saved)
         if exclude_variable and len(data):
             values = np.nan_to_num(result.variability, nan=-1.0).ravel()
             most = np.argsort(-values, kind="stable")[:exclude_variable]
             problem.excluded.ravel()[most] = True
-            result = problem.solve(report)
+            result = problem.solve(report, out)
     return result
 
 
@@ -382,10 +403,24 @@ class _Problem:
         _, r = np.linalg.qr(powers * self.roots[:, None])
         return np.ascontiguousarray(np.linalg.solve(r.T, powers.T))
 
-    def solve(self, report: Callable[[int, int], None]) -> CPMResult:
+    @property
+    def fingerprint(self) -> str:
+        """What a checkpoint must agree with."""
+        return repr((
+            self.shape, self.rule, self.wanted, self.holdout, self.ridge, self.ridge_per,
+            self.exclusion, self.time_order, self.seed, int(self.excluded.sum()),
+        ))  # fmt: skip
+
+    def solve(
+        self,
+        report: Callable[[int, int], None],
+        out: NDArray[Any] | None = None,
+        saved: _Checkpoint | None = None,
+    ) -> CPMResult:
         _, ny, nx = self.shape
-        dtype = np.float32 if self.data.dtype == np.float32 else np.float64
-        image = np.full(self.shape, np.nan, dtype)
+        if out is None:
+            out = np.empty(self.shape, np.float32 if self.data.dtype == np.float32 else np.float64)
+        image = out
         with_z = len(self.blocks) > 0 or self.leverage
         maps = {
             "ridge": np.full((ny, nx), np.nan),
@@ -395,7 +430,16 @@ class _Problem:
             "coefficients": {} if self.coefficients else None,
         }
         done, ridge, shines = 0, self.ridge, False
-        for window, inner in self.tiles():
+        n_tiles = 0
+        if saved is not None:
+            n_tiles, ridge = saved.read(maps, ridge)
+        for number, (window, inner) in enumerate(self.tiles()):
+            if number < n_tiles:
+                shines = True
+                done += (inner[0].stop - inner[0].start) * (inner[1].stop - inner[1].start)
+                report(done, ny * nx)
+                continue
+            image[:, *inner] = np.nan
             tile = _Tile(self, window, inner)
             shines |= tile.shines
             if ridge in _CHOICES and self.ridge_per == "image":
@@ -404,20 +448,20 @@ class _Problem:
             for count in tile.fit(ridge, image, maps):
                 done += count
                 report(done, ny * nx)
+            if saved is not None:
+                image.flush()
+                saved.write(number + 1, maps, ridge)
         if shines and not maps["n_predictors"].any():
             raise ValueError(
                 "no pixel has a predictor: all are excluded, or closer than `exclusion` "
                 f"{self.exclusion}; lower it"
             )
-        mask = np.isnan(image)
-        good = ~mask & (self.roots > 0)[:, None, None]
-        count = good.sum(0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            square = np.where(good, image.astype(np.float64) ** 2, 0).sum(0)
-            rms = np.sqrt(square / count)
+        rms, variability = self.scatter(image)
+        if saved is not None:
+            saved.path.unlink(missing_ok=True)
         chosen = maps.pop("ridge")
         return CPMResult(
-            image=image, mask=mask, rms=rms, variability=self.deviation(image, good),
+            image=image, rms=rms, variability=variability,
             ridge=chosen if self.ridge_per == "pixel" else
             float(ridge) if ridge not in _CHOICES else float("nan"),
             meta={
@@ -428,21 +472,27 @@ class _Problem:
             _cube=self.data, **maps,
         )  # fmt: skip
 
-    def deviation(self, image: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
-        total, count = np.zeros(self.shape[1:]), good.sum(0)
-        for i, plane in enumerate(image):
-            if not good[i].any():
+    def scatter(self, image: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Maps of rms and of variability, (ny, nx), made epoch by epoch."""
+        square, total, count = np.zeros((3, *self.shape[1:]))
+        for i in np.flatnonzero(self.roots > 0):
+            plane = image[i].astype(np.float64)
+            good = np.isfinite(plane)
+            if not good.any():
                 continue
+            plane[~good] = 0.0
             if self.variance is not None:
                 sigma = np.sqrt(self.variance[i])
             else:
-                values = plane[good[i]]
+                values = plane[good]
                 sigma = 1.4826 * np.median(np.abs(values - np.median(values)))
             with np.errstate(invalid="ignore", divide="ignore"):
                 part = np.abs(plane) / sigma
-            total += np.where(good[i] & np.isfinite(part), part, 0)
+            total += np.where(np.isfinite(part), part, 0)
+            square += plane**2
+            count += good
         with np.errstate(invalid="ignore"):
-            return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+            return np.sqrt(square / count), total / count
 
     def tiles(self) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
         """(window, inner): pixels that predict, and those of them that are predicted."""
@@ -464,6 +514,50 @@ class _Problem:
                     window.append(slice(first, first + length))
                     inner.append(slice(start, min(start + _TILE, size)))
                 yield tuple(window), tuple(inner)
+
+
+class _Checkpoint:
+    """The maps of the tiles that are done, in a file that is always whole."""
+
+    NAMES = ("ridge", "freedom", "n_predictors")
+
+    def __init__(self, path: str | os.PathLike[str], fingerprint: str):
+        self.path, self.fingerprint = Path(path), fingerprint
+
+    def read(self, maps: dict[str, Any], ridge: float | str) -> tuple[int, float | str]:
+        """Number of tiles that are done and the strength; fills the maps in place."""
+        if not self.path.exists():
+            return 0, ridge
+        try:
+            with np.load(self.path) as archive:
+                found = dict(archive)
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint {self.path} cannot be read ({error}); remove it to begin again"
+            ) from error
+        if str(found["fingerprint"]) != self.fingerprint:
+            raise ValueError(
+                f"checkpoint {self.path} is of another cube or of other options; remove it to "
+                "begin again"
+            )
+        for name in self.NAMES:
+            if maps[name] is not None:
+                maps[name][...] = found[name]
+        return int(found["n_tiles"]), float(found["strength"]) if found["chosen"] else ridge
+
+    def write(self, n_tiles: int, maps: dict[str, Any], ridge: float | str) -> None:
+        chosen = ridge not in _CHOICES
+        aside = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        try:
+            with aside.open("wb") as file:
+                np.savez(
+                    file, fingerprint=self.fingerprint, n_tiles=n_tiles, chosen=chosen,
+                    strength=ridge if chosen else np.nan,
+                    **{name: maps[name] for name in self.NAMES if maps[name] is not None},
+                )  # fmt: skip
+            os.replace(aside, self.path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 class _Tile:
@@ -732,6 +826,18 @@ def _fewest(rows: int, distance: float, shape: tuple[int, int]) -> int:
     dy, dx = abs(np.arange(ny) - y)[:, None], abs(np.arange(nx) - x)[None]
     square = dy**2 + dx**2
     return int(((dy > rows) & (dx > rows) & (square >= distance**2) & (square > 0)).sum())
+
+
+def _check_out(out: Any, shape: tuple[int, int, int]) -> None:
+    if out is None:
+        return
+    if getattr(out, "shape", None) != shape or getattr(out.dtype, "kind", "") != "f":
+        raise ValueError(
+            f"`out` has shape {getattr(out, 'shape', None)} and dtype "
+            f"{getattr(out, 'dtype', None)}; it must be floats of shape {shape}"
+        )
+    if not out.flags.writeable:
+        raise ValueError("`out` is read-only; a memory map has to be opened with mode 'r+' or 'w+'")
 
 
 def _check_mask(mask: Any, shape: tuple[int, int, int]) -> NDArray[np.bool_] | None:
