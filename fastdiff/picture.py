@@ -13,6 +13,7 @@ from .fits import whole_file
 if TYPE_CHECKING:
     from astropy.table import Table
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MAX_PANEL = 1024
 """Larger frames are averaged down to at most this many pixels a side."""
@@ -56,11 +57,6 @@ def draw_difference(
     ImportError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
-
     order = np.argsort(-np.abs(np.asarray(candidates["snr"], float)))[:N_STAMPS]
     with np.errstate(all="ignore"):
         pull = np.where(noise > 0, image / noise, np.nan)
@@ -70,7 +66,7 @@ def draw_difference(
     ny, nx = image.shape
     panels_high = 1.3 + min(max(4.4 * ny / nx, 1.5), 9.0)  # inches; a panel is 4.4 wide
     stamps_high = 1.7 * n_rows
-    figure = Figure((15, panels_high + stamps_high), layout="constrained", facecolor="white")
+    figure = _figure(15, panels_high + stamps_high)
     top, *bottom = figure.subfigures(
         2 if n_rows else 1,
         1,
@@ -150,13 +146,8 @@ def draw_cpm(
     ImportError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
-
     n = min(len(variables), 6)
-    figure = Figure((13, max(4.5, 1.5 * n)), layout="constrained", facecolor="white")
+    figure = _figure(13, max(4.5, 1.5 * n))
     left, right = figure.subfigures(1, 2, width_ratios=[1, 2])
     axes = left.subplots()
     low, high = np.nanpercentile(result.variability, [1, 99.5])
@@ -206,15 +197,11 @@ def draw_dmdt(
     ImportError
         matplotlib is not installed.
     """
-    try:
-        from matplotlib.colors import PowerNorm
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
+    figure = _figure(8.5, 7.5)
+    from matplotlib.colors import PowerNorm
 
     values = np.where(image > 0, image.astype(float), np.nan)
     highest = float(np.nanmax(values, initial=1.0)) if np.isfinite(values).any() else 1.0
-    figure = Figure((8.5, 7.5), layout="constrained", facecolor="white")
     axes = figure.subplots()
     shown = axes.pcolormesh(values, norm=PowerNorm(0.5, 0, highest), cmap="viridis_r")
     for axis, edges, label in (
@@ -228,6 +215,15 @@ def draw_dmdt(
     with whole_file(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
     return Path(path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A white figure of so many inches."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError("pictures need matplotlib: pip install 'fastdiff-astro[plot]'") from error
+    return Figure((width, height), layout="constrained", facecolor="white")
 
 
 def _limits(data: np.ndarray) -> tuple[float, float]:

@@ -6,10 +6,7 @@ curves; every transformation of them is part of the graph.
 
 from __future__ import annotations
 
-import io
-import logging
 import os
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata as packages
 from pathlib import Path
@@ -26,6 +23,7 @@ from ..lightcurves.curves import read_curves
 from ..lightcurves.features import CURVE_FEATURES
 from ..lightcurves.periods import PERIOD_FEATURES
 from .crts import CLASSES, LabelledCurves, load_crts
+from .export import write_network
 from .loop import cosine, train
 
 __all__ = [
@@ -673,80 +671,27 @@ def export_classifier(
     RuntimeError
         If ONNX Runtime and PyTorch give probabilities that differ by more than 1e-4.
     """
-    import onnx
-
-    from .export import OPSET, halve_weights
-
-    path = Path(path)
-    classifier = classifier.eval()
-    x = torch.from_numpy(np.ascontiguousarray(test, np.float32))
-    with torch.no_grad():
-        expected = classifier(x).numpy()
-    buffer = io.BytesIO()
-    level = logging.getLogger("torch.onnx").level
-    with warnings.catch_warnings():
-        # The exporter that needs no extra package is announced as the old one.
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        try:
-            torch.onnx.export(
-                classifier,
-                (x,),
-                buffer,
-                input_names=["curves"],
-                output_names=["probabilities"],
-                dynamic_axes={"curves": {0: "n"}, "probabilities": {0: "n"}},
-                opset_version=OPSET,
-                dynamo=False,
-            )
-        finally:
-            logging.getLogger("torch.onnx").setLevel(level)
-    model = onnx.load_from_string(buffer.getvalue())
-    weights = "float32"
-    got = _run(model.SerializeToString(), x)
-    if not np.abs(got - expected).max() <= 1e-4:
-        raise RuntimeError(
-            f"ONNX Runtime and PyTorch differ by up to {np.abs(got - expected).max():.3g} in "
-            "probability: the graph was not exported faithfully"
-        )
-    if half:
-        smaller = onnx.ModelProto()
-        smaller.CopyFrom(model)
-        halve_weights(smaller)
-        if np.abs(_run(smaller.SerializeToString(), x) - expected).max() <= 0.005:
-            model, weights = smaller, "float16"
     what = "cells of the image" if contract.grid else ""
     if contract.features:
         what += (", then " if what else "") + "the features; NaN = unknown"
+    shape = ", ".join(["n", *map(str, test.shape[1:])])
     entries = {
-        "input": f"curves float32 {tuple(['n', *x.shape[1:]])}: {what}".replace("'", ""),
+        "input": f"curves float32 ({shape}): {what}",
         "output": "probabilities float32 (n, n_classes)",
         "normalisation": "in the graph",
-        "weights": weights,
-        "licence": "BSD-3-Clause",
         **contract.metadata,
         **(metadata or {}),
     }
-    onnx.helper.set_model_props(model, {f"fastdiff.{k}": v for k, v in entries.items()})
-    onnx.checker.check_model(model)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.write_bytes(model.SerializeToString())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
-
-
-def _run(model: bytes, x: Tensor) -> NDArray[np.float32]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"curves": x.numpy()})[0]
+    return write_network(
+        classifier.eval(),
+        path,
+        test,
+        entries,
+        names=("curves", "probabilities"),
+        free={0: "n"},
+        tolerance=(0.0, 1e-4),
+        half_tolerance=(0.0, 0.005) if half else None,
+    )
 
 
 def _version(package: str) -> str:

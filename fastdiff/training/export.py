@@ -1,7 +1,7 @@
 """Write a network as an ONNX file that `fastdiff.load_model` accepts.
 
-Input ``pair`` float32 (n, 2 or 4, h, w), output ``difference`` float32 (n, 1, h, w), n, h and w
-free. Weights are stored in half precision, and cast up again when the file is loaded, where
+TransiNet's (`export_onnx`): input ``pair`` float32 (n, 2 or 4, h, w), output ``difference``
+float32 (n, 1, h, w), n, h and w free. Weights are stored in half precision, and cast up again when the file is loaded, where
 that changes the output by less than a stated tolerance.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["INPUT", "INPUT_MATCHED", "OUTPUT", "export_onnx", "provenance"]
+__all__ = ["INPUT", "INPUT_MATCHED", "OUTPUT", "export_onnx", "provenance", "write_network"]
 
 OPSET = 18
 INPUT = (
@@ -90,20 +90,13 @@ def export_onnx(
     RuntimeError
         ONNX Runtime and PyTorch disagree by more than 1e-4 sigma plus 1e-3 of the value.
     """
-    import onnx
-
     from fastdiff.kernels.match import match_psfs
 
     if not (np.isfinite(flux_scale) and flux_scale > 0):
         raise ValueError(f"flux_scale is {flux_scale}; it must be a positive number")
-    path = Path(path)
     network = network.eval().to("cpu", memory_format=torch.contiguous_format)
     wrapped = _WithFluxScale(network, flux_scale) if flux_scale != 1.0 else network
     pairs = _test_input(size)
-    test = torch.from_numpy(match_psfs(pairs, 1) if matched else pairs)
-    with torch.no_grad():
-        expected = wrapped(test).numpy()
-    model = onnx.load_from_string(_to_onnx(wrapped, test))
     entries = {
         "kind": "transinet",
         "input": INPUT_MATCHED if matched else INPUT,
@@ -113,25 +106,84 @@ def export_onnx(
         "pixel_threshold": "0.5",
         "flux_scale": repr(float(flux_scale)),
         "provenance": "",
-        "licence": "BSD-3-Clause",
         **(metadata or {}),
     }
-    entries = {k if "." in k else f"fastdiff.{k}": str(v) for k, v in entries.items()}
-    entries["fastdiff.weights"] = "float32"
-    got = _run(model.SerializeToString(), test)
-    if not np.allclose(got, expected, rtol=1e-3, atol=1e-4):
+    return write_network(
+        wrapped,
+        path,
+        match_psfs(pairs, 1) if matched else pairs,
+        entries,
+        names=("pair", "difference"),
+        free={0: "n", 2: "h", 3: "w"},
+        tolerance=(1e-3, 1e-4),
+        half_tolerance=(half_tolerance, half_tolerance) if half else None,
+    )
+
+
+def write_network(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    test: np.ndarray,
+    entries: Mapping[str, str],
+    *,
+    names: tuple[str, str],
+    free: Mapping[int, str],
+    tolerance: tuple[float, float],
+    half_tolerance: tuple[float, float] | None,
+) -> Path:
+    """Write a network of one input and one output, checked on `test` against PyTorch.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        In evaluation mode, on the CPU.
+    path : path
+        Written aside and renamed.
+    test : ndarray of float32
+        An input.
+    entries : mapping of str to str
+        The file's metadata; a name without a dot gets the prefix ``fastdiff.``. "weights" and,
+        where it is missing, "licence" are added.
+    names : (str, str)
+        Of the input and the output.
+    free : mapping of int to str
+        Axes of both that may have any size, and their names.
+    tolerance, half_tolerance : (float, float)
+        Relative and absolute: how far ONNX Runtime may be from PyTorch; within which weights are
+        stored as float16, None to store them as they are.
+
+    Raises
+    ------
+    RuntimeError
+        ONNX Runtime and PyTorch disagree by more than `tolerance`.
+    """
+    import onnx
+
+    path, tensor = Path(path), torch.from_numpy(np.ascontiguousarray(test, np.float32))
+    with torch.no_grad():
+        expected = network(tensor).numpy()
+    model = onnx.load_from_string(_to_onnx(network, tensor, names, free))
+
+    def agrees(candidate: Any, tolerance: tuple[float, float]) -> tuple[bool, float]:
+        got = _run(candidate.SerializeToString(), names[0], tensor)
+        close = np.allclose(got, expected, rtol=tolerance[0], atol=tolerance[1])
+        return close, float(np.abs(got - expected).max())
+
+    same, worst = agrees(model, tolerance)
+    if not same:
         raise RuntimeError(
-            f"ONNX Runtime and PyTorch differ by up to {np.abs(got - expected).max():.3g} sigma: "
-            "the graph was not exported faithfully"
+            f"ONNX Runtime and PyTorch differ by up to {worst:.3g}: the graph was not exported "
+            "faithfully"
         )
-    if half:
+    weights = "float32"
+    if half_tolerance is not None:
         smaller = onnx.ModelProto()
         smaller.CopyFrom(model)
-        halve_weights(smaller)
-        got = _run(smaller.SerializeToString(), test)
-        if np.allclose(got, expected, rtol=half_tolerance, atol=half_tolerance):
-            model = smaller
-            entries["fastdiff.weights"] = "float16"
+        _halve_weights(smaller)
+        if agrees(smaller, half_tolerance)[0]:
+            model, weights = smaller, "float16"
+    entries = {"licence": "BSD-3-Clause", **entries, "weights": weights}
+    entries = {k if "." in k else f"fastdiff.{k}": str(v) for k, v in entries.items()}
     onnx.helper.set_model_props(model, entries)
     onnx.checker.check_model(model)
     aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -171,9 +223,10 @@ def _test_input(size: int) -> np.ndarray:
     return pair
 
 
-def _to_onnx(network: nn.Module, test: Tensor) -> bytes:
+def _to_onnx(
+    network: nn.Module, test: Tensor, names: tuple[str, str], free: Mapping[int, str]
+) -> bytes:
     buffer = io.BytesIO()
-    free = {0: "n", 2: "h", 3: "w"}
     level = logging.getLogger("torch.onnx").level
     with warnings.catch_warnings():
         # The exporter that needs no extra package is announced as the old one.
@@ -184,9 +237,9 @@ def _to_onnx(network: nn.Module, test: Tensor) -> bytes:
                 network,
                 (test,),
                 buffer,
-                input_names=["pair"],
-                output_names=["difference"],
-                dynamic_axes={"pair": free, "difference": free},
+                input_names=[names[0]],
+                output_names=[names[1]],
+                dynamic_axes={name: dict(free) for name in names},
                 opset_version=OPSET,
                 dynamo=False,
             )
@@ -195,7 +248,7 @@ def _to_onnx(network: nn.Module, test: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def halve_weights(model: Any) -> None:
+def _halve_weights(model: Any) -> None:
     """Store large float32 initialisers as float16 followed by a Cast, which loading folds away."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -212,11 +265,11 @@ def halve_weights(model: Any) -> None:
     model.graph.node.extend(nodes)
 
 
-def _run(model: bytes, test: Tensor) -> np.ndarray:
+def _run(model: bytes, name: str, test: Tensor) -> np.ndarray:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {"pair": test.numpy()})[0]
+    return session.run(None, {name: test.numpy()})[0]
