@@ -1,8 +1,8 @@
 """Write a network as an ONNX file that `fastdiff.load_model` accepts.
 
 TransiNet's (`export_onnx`): input ``pair`` float32 (n, 2 or 4, h, w), output ``difference``
-float32 (n, 1, h, w), n, h and w free. Weights are stored in half precision, and cast up again when the file is loaded, where
-that changes the output by less than a stated tolerance.
+float32 (n, 1, h, w), n, h and w free. Weights are stored in half precision, and cast up again
+when the file is loaded, where that changes the output by less than a stated tolerance.
 """
 
 from __future__ import annotations
