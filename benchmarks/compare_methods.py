@@ -143,7 +143,7 @@ def jwst(folder: Path) -> list[str]:
         for k in ("ref", "sci", "ref_noise", "sci_noise", "ref_psf", "sci_psf")
     )
     mask = fits.getdata(folder / "sci_mask.fits").astype(bool)
-    lines = ["### JWST NIRCam pair, 900 x 900, with its noise maps", ""]
+    lines = ["### JWST NIRCam pair, 900 x 900, with its noise maps and PSFs", ""]
     lines += ["| method | sigma of the pulls | beyond 5 | positive | negative |"]
     lines += ["|---|---|---|---|---|"]
     plain = (sci - np.nanmedian(sci) - ref + np.nanmedian(ref)) / np.hypot(ref_noise, sci_noise)
@@ -153,7 +153,8 @@ def jwst(folder: Path) -> list[str]:
     common = {
         "sci_masks": mask, "ref_variances": ref_noise**2, "sci_variances": sci_noise**2,
     }  # fmt: skip
-    own = {"zogy": {"ref_psfs": _odd(ref_psf), "sci_psfs": _odd(sci_psf)}}
+    psfs = {"ref_psfs": _odd(ref_psf), "sci_psfs": _odd(sci_psf)}
+    own = {"zogy": psfs, "psf-match": psfs}
     for name, subtract in methods().items():
         difference = subtract(ref, sci, **common, **own.get(name, {}))
         counts = [

@@ -69,6 +69,7 @@ _REACH = 4.0  # robust standard deviations of the chi^2 of stamps
 _MISFIT = 0.1  # part of a stamp's signal that may not fit
 _RIDGE = 1e-10  # of the scaled normal matrix: its float32 products are no better
 _LEAST_SNR = 10.0  # of the kernel's sum
+_WORSE = 1.05  # times what no kernel leaves: more than noise makes of it where the PSFs are equal
 _INFLUENCE = 0.02  # share of |K| on bad pixels above which a pixel is bad
 _BLOCK = (32, 128)  # pixels, the largest block that shares one squared kernel
 _BAND = 128  # rows of a frame that are worked on at a time
@@ -592,7 +593,9 @@ class _Pair:
 
         A kernel that is fitted to noise smooths it away, and the sources with it.
         """
+        signal = self.signal  # which the residuals of the last pass are not to change
         rest, _, variance = self.residuals(origins, side, target, used)
+        self.signal, signal = signal, self.signal
         image = _windows(self.image.data, origins, side).astype(np.float64)
         bright = used & (image > _SIGNAL_SNR * self.image.sigma)
         bright &= target > _SIGNAL_SNR * self.target.sigma
@@ -601,13 +604,13 @@ class _Pair:
         rest, variance, image, target = (each[bright] for each in (rest, variance, image, target))
         factor = float(np.median(target / image))
         noise = self.target.sigma**2 + (factor * self.image.sigma) ** 2
-        noise = noise + self.signal * target + 1e-30
+        noise = noise + signal * target + 1e-30
 
         def misfit(square: NDArray[Any]) -> float:
             return float(np.minimum(square, _CLIP**2).mean())
 
         alone = misfit((target - factor * image) ** 2 / noise)
-        return misfit(rest**2 / variance) > alone
+        return misfit(rest**2 / variance) > _WORSE * alone
 
     def assume_identity(self) -> None:
         """Set `self.kernel` to 1 where nothing tells it, with the background that fits."""

@@ -62,7 +62,7 @@ PAPER = Contract(CLASSES, grid="mahabal2017", norm="paper")
 """The paper's images."""
 
 FINE = Contract(CLASSES, grid="new1", norm="paper")
-"""Input of the shallow and the deep network: the best of the grids in the paper's Table III."""
+"""Finer images: the best of the grids in the paper's Table III, and in ours."""
 
 BEST = Contract(
     CLASSES,
@@ -483,7 +483,7 @@ def train_dmdt_shallow(
     data : path
         See `fastdiff.training.crts.load_crts`.
     **options
-        ``contract`` (`FINE` or `PAPER`), ``steps``, ``copies`` (versions of every curve, see
+        ``contract`` (`PAPER`, or `FINE`, whose file is larger than 5 MB), ``steps``, ``copies`` (versions of every curve, see
         `samples`), ``seed``, ``threads``, and those of `fit`. The paper: Adam at 2e-4, 300 epochs
         on the curves as they are.
 
@@ -492,13 +492,17 @@ def train_dmdt_shallow(
     pathlib.Path
         The ONNX file.
     """
+    options = {"contract": PAPER, **options}
     return _train_on_images("dmdt-shallow", shallow_network, out, data, **options)
 
 
 def train_dmdt_deep(
     out: str | os.PathLike[str], data: str | os.PathLike[str], **options: Any
 ) -> Path:
-    """Train the paper's deep network and write ``dmdt-deep.onnx``: see `train_dmdt_shallow`."""
+    """Train the paper's deep network and write ``dmdt-deep.onnx``: see `train_dmdt_shallow`.
+
+    By default on the finer images of `FINE`.
+    """
     return _train_on_images("dmdt-deep", deep_network, out, data, **options)
 
 

@@ -37,8 +37,6 @@ __all__ = [
 _VALIDATION_SEED = 1_000_003
 # What spoils an image is rarer in the preset "survey" than it should be while a network learns it.
 _MORE_DEFECTS = {"cosmic_rays": 0.3, "hot_pixels": 0.3, "bad_columns": 0.05, "trails": 0.08}
-# PSFs of other shapes and images that are worse registered than a survey's.
-_OTHER_PRESETS = {"paper": 0.125}
 # Truth above this many sigma counts as part of a transient when detections are matched.
 _TRUTH_THRESHOLD = 0.25
 
@@ -91,7 +89,6 @@ def samples(
     *,
     seed: int,
     preset: str,
-    presets: Mapping[str, float] | None = None,
     extra: Samples | None = None,
     extra_fraction: float = 0.0,
     matched: bool = True,
@@ -108,8 +105,6 @@ def samples(
         Size of the pairs in pixels.
     seed, preset, **parameters
         For `fastdiff.simulate.pairs`.
-    presets : mapping, optional
-        Fractions of every batch that other presets give, without `parameters`.
     extra : callable, optional
         ``extra(n, start)`` returns n pairs, numbered from `start`, as an object with the
         attributes of `fastdiff.simulate.pairs`'s result: for example pairs made from real
@@ -120,19 +115,23 @@ def samples(
         See `to_batch`.
     """
     n_extra = round(batch * extra_fraction) if extra is not None else 0
-    others = {name: round(batch * fraction) for name, fraction in (presets or {}).items()}
-    kinds = [(preset, batch - n_extra - sum(others.values()), parameters)]
-    kinds = [kind for kind in kinds + [(name, n, {}) for name, n in others.items()] if kind[1]]
 
     def make(start: int) -> Iterator[dict[str, Tensor]]:
         from fastdiff import simulate
 
         step = start
         while True:
+            n = batch - n_extra
             parts = []
-            for name, n, values in kinds:
+            if n:
                 made = simulate.pairs(
-                    n, shape, seed=seed, preset=name, start=step * n, threads=threads, **values
+                    n,
+                    shape,
+                    seed=seed,
+                    preset=preset,
+                    start=step * n,
+                    threads=threads,
+                    **parameters,
                 )
                 parts.append(to_batch(made, threads, matched=matched))
             if n_extra:
@@ -296,7 +295,6 @@ def train_transinet_lite(
     attention: float = 3.0,
     multi_scale: float = 0.2,
     flux: float = 0.05,
-    presets: Mapping[str, float] | None = _OTHER_PRESETS,
     extra: Samples | None = None,
     extra_fraction: float = 0.2,
     parameters: Mapping[str, Any] | None = None,
@@ -330,7 +328,7 @@ def train_transinet_lite(
         are the result; largest norm of the gradient.
     attention, multi_scale, flux
         See `transinet_lite_loss`.
-    presets, extra, extra_fraction
+    extra, extra_fraction
         See `samples`.
     initial : path, optional
         A checkpoint whose averaged weights the network starts from (fine-tuning).
@@ -377,7 +375,6 @@ def train_transinet_lite(
             (size, size),
             seed=seed,
             preset=preset,
-            presets=presets,
             extra=extra,
             extra_fraction=extra_fraction,
             threads=threads,
