@@ -155,7 +155,6 @@ CASES: dict[str, common.Case] = {
     "in_sample": lambda f, q: fastdiff_case(f, q, holdout=None, ridge=RIDGE),
     "held_out": lambda f, q: fastdiff_case(f, q, holdout=FOLDS, ridge=RIDGE),
     "default": lambda f, q: fastdiff_case(f, q),
-    "window": lambda f, q: fastdiff_case(f, q, holdout=("window", 24), ridge=RIDGE),
     "plain_in_sample": lambda f, q: plain(f, q, None),
     "plain_held_out": lambda f, q: plain(f, q, FOLDS),
     "growth": growth,
@@ -169,7 +168,6 @@ def report(results: common.Results) -> list[str]:
         "held_out": f"fastdiff, {FOLDS} folds, ridge given",
         "plain_held_out": f"NumPy, a solve a pixel and fold, {FOLDS} folds",
         "default": f"fastdiff, {FOLDS} folds, ridge by gcv",
-        "window": "fastdiff, without 24 epochs on either side",
     }
     rows = []
     for key, what in names.items():
