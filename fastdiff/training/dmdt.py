@@ -483,9 +483,9 @@ def train_dmdt_shallow(
     data : path
         See `fastdiff.training.crts.load_crts`.
     **options
-        ``contract`` (`PAPER`, or `FINE`, whose file is larger than 5 MB), ``steps``, ``copies`` (versions of every curve, see
-        `samples`), ``seed``, ``threads``, and those of `fit`. The paper: Adam at 2e-4, 300 epochs
-        on the curves as they are.
+        ``contract`` (`PAPER`, or `FINE`, whose file is larger than 5 MB), ``steps``, ``copies``
+        (versions of every curve, see `samples`), ``seed``, ``threads``, and those of `fit`. The
+        paper: Adam at 2e-4, 300 epochs on the curves as they are.
 
     Returns
     -------
