@@ -39,7 +39,7 @@ def check(read, curves, errors=True):
             np.testing.assert_allclose(read.magerr[own], magerr, rtol=1e-12)
 
 
-@pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits"])
+@pytest.mark.parametrize("suffix", ["csv", "ecsv", "fits", "parquet"])
 def test_tables(curves, tmp_path, suffix):
     path = tmp_path / f"curves.{suffix}"
     table_of(curves).write(path)
