@@ -142,15 +142,18 @@ class Scene(NamedTuple):
     bad_columns: float
     p_missing: float  # a frame has a missing edge, corner or column
     trails: float  # of satellites: mean number that cross 64 x 64 pixels; grows with the side
+    p_blinking: float  # of a trail: aeroplanes' lights and tumbling satellites leave dashes
 
 
 # Columns of the table of Gaussians, (n, 3, max_sources, 8): value(x, y) =
 # PEAK exp(-(A dx^2 + 2 B dx dy + C dy^2)) inside the box |dx| <= RX, |dy| <= RY.
 PEAK, X, Y, A, B, C, RX, RY = range(8)
 SOURCE_COLUMNS = 8
-# Columns of the table of defects, (n, 2, max_defects, 6): a segment of a Gaussian section.
-D_PEAK, D_X, D_Y, D_DX, D_DY, D_WIDTH = range(6)
-DEFECT_COLUMNS = 6
+# Columns of the table of defects, (n, 2, max_defects, 9): a segment of a Gaussian section. One
+# whose D_PERIOD is positive is cut into dashes: D_DASH long, one in each period, D_PHASE off the
+# segment's centre, all in pixels.
+D_PEAK, D_X, D_Y, D_DX, D_DY, D_WIDTH, D_PERIOD, D_DASH, D_PHASE = range(9)
+DEFECT_COLUMNS = 9
 # Columns of the table of what changed, (n, max_changes, 5); flux in counts of sci.
 T_X, T_Y, T_FLUX, T_SNR, T_KIND = range(5)
 CHANGE_COLUMNS = 5
@@ -990,17 +993,27 @@ def draw_scene(
             if draw(state) < f32(0.3):
                 length *= f32(0.3) * draw(state)
             spread = draw(state)
-            add_defect(
+            sigma_across = sigma * (f32(1) + f32(1.5) * spread * spread)  # aeroplanes are blurred
+            peak = level * f32(0.4) * f32(math.exp(f32(5) * draw(state)))
+            x, y = width * draw(state), height * draw(state)
+            blinks, u0, u1, u2 = draw(state), draw(state), draw(state), draw(state)
+            added = add_defect(
                 defects,
                 n_defects,
                 image,
-                level * f32(0.4) * f32(math.exp(f32(5) * draw(state))),
-                width * draw(state),
-                height * draw(state),
+                peak,
+                x,
+                y,
                 length * f32(math.cos(angle)),
                 length * f32(math.sin(angle)),
-                sigma * (f32(1) + f32(1.5) * spread * spread),  # aeroplanes are out of focus
+                sigma_across,
             )
+            if added and blinks < scene.p_blinking:
+                row = defects[image, n_defects[image] - 1]
+                # from a few widths to beyond a stamp, where one flash is all that is seen
+                row[D_PERIOD] = f32(4) * sigma_across * f32(math.exp(f32(3.5) * u0))
+                row[D_DASH] = row[D_PERIOD] * f32(0.6) * u1 * u1
+                row[D_PHASE] = row[D_PERIOD] * (u2 - f32(0.5))
 
 
 @jit.item
@@ -1021,7 +1034,7 @@ def note_change(changes, n_changes, maps, frame, x, y, flux, snr, kind):
 def add_defect(defects, n_defects, image, peak, x, y, dx, dy, width):
     i = n_defects[image]
     if i >= defects.shape[1]:
-        return
+        return False
     n_defects[image] = i + 1
     row = defects[image, i]
     row[D_PEAK] = peak
@@ -1030,6 +1043,10 @@ def add_defect(defects, n_defects, image, peak, x, y, dx, dy, width):
     row[D_DX] = dx
     row[D_DY] = dy
     row[D_WIDTH] = width
+    row[D_PERIOD] = f32(0)
+    row[D_DASH] = f32(0)
+    row[D_PHASE] = f32(0)
+    return True
 
 
 # ---------------------------------------------------------------- pass 2: the pixels
@@ -1051,7 +1068,20 @@ def defect_value(row, x, y):
     length2 = row[D_DX] * row[D_DX] + row[D_DY] * row[D_DY]
     if length2 > f32(0):
         t = (rx * row[D_DX] + ry * row[D_DY]) / length2
-        t = min(max(t, f32(-0.5)), f32(0.5))
+        if row[D_PERIOD] > f32(0):  # to the nearest point of the nearest dash
+            length = f32(math.sqrt(length2))
+            period, phase = row[D_PERIOD], row[D_PHASE]
+            last = f32(math.floor((f32(0.5) * length - phase) / period))
+            first = -f32(math.floor((f32(0.5) * length + phase) / period))
+            if first > last:  # the trail ends between two flashes
+                return f32(0)
+            along = t * length - phase
+            nearest = min(max(f32(math.floor(along / period + f32(0.5))), first), last)
+            half = f32(0.5) * row[D_DASH]
+            off = min(max(along - period * nearest, -half), half)
+            t = (period * nearest + off + phase) / length
+        else:
+            t = min(max(t, f32(-0.5)), f32(0.5))
         rx -= t * row[D_DX]
         ry -= t * row[D_DY]
     q = (rx * rx + ry * ry) / (f32(2) * row[D_WIDTH] * row[D_WIDTH])

@@ -166,7 +166,7 @@ def test_pixels_are_the_sum_of_the_table_with_the_stated_noise():
 def test_trails_are_straight_lines_as_wide_as_the_psf_and_no_transients():
     ny, nx, n, quiet = 64, 128, 400, PLAIN | {"star_snr": (1e-6, 1e-5), "galaxy_snr": (1e-6, 1e-5)}
     quiet |= {"n_transients": (0.0, 0.0), "fwhm_ref": (3.0, 3.0), "fwhm_sci": (4.0, 4.0)}
-    quiet |= {"n_exposures": (1.0, 1.0), "p_cluster": 0.0, "trails": 0.3}
+    quiet |= {"n_exposures": (1.0, 1.0), "p_cluster": 0.0, "trails": 0.3, "p_blinking": 0.0}
     made = drawn(n, ny, nx, **quiet)
     for image, fwhm in enumerate((3.0, 4.0)):
         rows = np.concatenate(
@@ -192,6 +192,32 @@ def test_trails_are_straight_lines_as_wide_as_the_psf_and_no_transients():
     excess = batch.sci[i] - np.median(batch.sci[i][line < 1e-6])
     bright = line > 0.1 * line.max()
     assert excess[bright].sum() == pytest.approx(line[bright].sum(), rel=0.05)
+
+
+def test_trails_that_blink_are_dashes_along_their_line():
+    made = drawn(400, 64, 64, **PLAIN | {"trails": 0.5, "p_blinking": 0.6})
+    tables = zip(made["defects"], made["n_defects"], strict=True)
+    rows = np.concatenate([t[j, : k[j]] for t, k in tables for j in range(2)])
+    rows = rows[rows[:, synth.D_DX] != 0]
+    dashed = rows[rows[:, synth.D_PERIOD] > 0]
+    # a binomial fraction, within five standard errors
+    assert abs(len(dashed) / len(rows) - 0.6) < 5 * np.sqrt(0.24 / len(rows))
+    assert (rows[rows[:, synth.D_PERIOD] <= 0][:, synth.D_PERIOD :] == 0).all()
+    assert (dashed[:, synth.D_DASH] <= 0.6 * dashed[:, synth.D_PERIOD]).all()
+    assert (np.abs(dashed[:, synth.D_PHASE]) <= 0.5 * dashed[:, synth.D_PERIOD]).all()
+    y, x = np.indices((64, 64))
+    flashes = 0
+    for row in dashed[:40]:
+        value = [
+            synth.defect_value(row, np.float32(a), np.float32(b))
+            for a, b in zip(x.ravel(), y.ravel(), strict=True)
+        ]
+        expected = reference.defects(row[None], y.astype(float), x.astype(float))
+        # far ends of long trails: positions are rounded to float32, hence 1e-3 of the peak
+        assert np.abs(np.reshape(value, x.shape) - expected).max() < 2e-3 * row[synth.D_PEAK]
+        lit = expected > 0.3 * row[synth.D_PEAK]
+        flashes += lit.any() and not lit.all()
+    assert flashes > 5
 
 
 def test_truth_sums_to_the_flux_at_the_stated_place():

@@ -64,6 +64,7 @@ SURVEY: dict[str, Any] = {
     "bad_columns": 0.02,
     "p_missing": 0.1,
     "trails": 0.01,
+    "p_blinking": 0.4,
 }
 
 # Section 4.2.2 of the TransiNet paper. Its images are 8-bit pictures of a central galaxy in
@@ -115,6 +116,7 @@ PAPER: dict[str, Any] = SURVEY | {
     "bad_columns": 0.0,
     "p_missing": 0.0,
     "trails": 0.0,
+    "p_blinking": 0.0,
 }
 
 PRESETS: dict[str, dict[str, Any]] = {"survey": SURVEY, "paper": PAPER}

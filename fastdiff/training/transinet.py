@@ -36,7 +36,13 @@ __all__ = [
 # The seeds of validation samples start here, out of the way of those used for training.
 _VALIDATION_SEED = 1_000_003
 # What spoils an image is rarer in the preset "survey" than it should be while a network learns it.
-_MORE_DEFECTS = {"cosmic_rays": 0.3, "hot_pixels": 0.3, "bad_columns": 0.05, "trails": 0.08}
+_MORE_DEFECTS = {
+    "cosmic_rays": 0.3,
+    "hot_pixels": 0.3,
+    "bad_columns": 0.05,
+    "trails": 0.12,
+    "p_blinking": 0.5,
+}
 # Truth above this many sigma counts as part of a transient when detections are matched.
 _TRUTH_THRESHOLD = 0.25
 

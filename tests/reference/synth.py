@@ -31,11 +31,28 @@ def defects(rows, y, x):
     for row in rows.astype(float):
         rx, ry = x - row[k.D_X], y - row[k.D_Y]
         length2 = row[k.D_DX] ** 2 + row[k.D_DY] ** 2
+        if row[k.D_PERIOD] > 0:
+            total += row[k.D_PEAK] * dashes(row, rx, ry, np.sqrt(length2))
+            continue
         if length2 > 0:
             t = np.clip((rx * row[k.D_DX] + ry * row[k.D_DY]) / length2, -0.5, 0.5)
             rx, ry = rx - t * row[k.D_DX], ry - t * row[k.D_DY]
         total += row[k.D_PEAK] * np.exp(-(rx**2 + ry**2) / (2 * row[k.D_WIDTH] ** 2))
     return total
+
+
+def dashes(row, rx, ry, length):
+    """The brightest, at every pixel, of the dashes whose centres lie on the segment; peak 1."""
+    ux, uy = row[k.D_DX] / length, row[k.D_DY] / length
+    along, across = rx * ux + ry * uy, rx * uy - ry * ux
+    n = int(length / row[k.D_PERIOD]) + 2
+    centres = row[k.D_PHASE] + row[k.D_PERIOD] * np.arange(-n, n + 1)
+    best = np.zeros(rx.shape)
+    for centre in centres[np.abs(centres) <= length / 2]:
+        beyond = np.maximum(np.abs(along - centre) - row[k.D_DASH] / 2, 0)
+        q = (beyond**2 + across**2) / (2 * row[k.D_WIDTH] ** 2)
+        best = np.maximum(best, np.where(q < 12, np.exp(-q), 0))
+    return best
 
 
 def electrons(frame, sources, n_sources, ny, nx):
