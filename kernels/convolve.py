@@ -5,7 +5,7 @@ r"""Convolution of an image by a kernel that varies over it.
     out(y, x) = sum_ji K(j, i) image(y + j - r, x + i - r),    K = sum_k u^(p_k) v^(q_k) B_k,
 
 r half of the kernel's size, u and v from -1 at the first to 1 at the last column and row. In a row
-the terms of one power of u add up to one kernel, so that order + 1 convolutions do.
+the terms of one power of u add up to one kernel (`row_kernels`), so that order + 1 convolutions do.
 
 `convolve_blocks`: a kernel of its own for each block of pixels,
 
@@ -20,7 +20,8 @@ time grows with the kernel's area, so that for kernels of many tens of pixels FF
 
 Shapes: image (ny + 2 r, nx + 2 r + PADDING) float32 with a border of r pixels (and PADDING more
 at the right, never used); basis (n_basis, size, width), width = size rounded up to a multiple of
-`GROUP` with zeros; powers (n_basis, 2) int64 of (p, q); coefficients (n_blocks, n_basis) float32;
+`GROUP` with zeros; powers (n_basis, 2) int64 of (p, q); row kernels (ny, n_powers, size, width)
+float32, n_powers = order + 1; coefficients (n_blocks, n_basis) float32;
 origins (n_blocks, 2) int64 of (y0, x0); out (n_blocks, h, w) float32, 0 beyond the frame. Blocks
 may overlap. Cost: size * width multiplications a pixel, times order + 1 for polynomials.
 
@@ -67,16 +68,17 @@ def mixed(basis, coefficients, j, i, mode):
 
 
 @jit.item
-def mixed_row(basis, powers, power, v, j, i):
-    """Kernel at (j, i) of a power of u in a row: its terms, times their powers of v."""
-    value = f32(0)
+def mix_row(basis, powers, power, v, out, first, last):
+    """Pixels first <= i < last of the kernel of a power of u in a row; basis (n_basis, pixels)."""
+    for i in range(np.uintp(first), np.uintp(last)):
+        out[i] = f32(0)
     for k in range(basis.shape[0]):
         if powers[k, 0] == power:
             factor = f32(1)
             for _ in range(powers[k, 1]):
                 factor *= v
-            value += factor * basis[k, j, i]
-    return value
+            for i in range(np.uintp(first), np.uintp(last)):
+                out[i] += factor * basis[k, i]
 
 
 @jit.item
@@ -162,33 +164,29 @@ def blocks_cpu(start, stop, image, basis, coefficients, origins, mode, out):
 
 
 @jit.cpu_loop
-def polynomial_cpu(start, stop, image, basis, powers, n_powers, origins, out):
+def mix_rows_cpu(start, stop, basis, powers, kernels):
+    """Item: one row of the frame; kernels (ny, n_powers, pixels)."""
+    ny, n_powers, pixels = kernels.shape
+    for y in range(start, stop):
+        for power in range(n_powers):
+            mix_row(basis, powers, power, along(y, ny), kernels[y, power], 0, pixels)
+
+
+@jit.cpu_loop
+def polynomial_cpu(start, stop, image, kernels, origins, out):
     """Item: one block. It may reach beyond the frame: what there is of it is computed."""
-    size, width = basis.shape[1], basis.shape[2]
+    n_powers, size = kernels.shape[1], kernels.shape[2]
     h, w = out.shape[1], out.shape[2]
-    ny, nx = image.shape[0] - size + 1, image.shape[1] - PADDING - size + 1
-    kernel = np.empty((size, width), np.float32)
+    nx = image.shape[1] - PADDING - size + 1
     row, total = np.empty(w, np.float32), np.empty(w, np.float32)
     for block in range(start, stop):
         y0, x0 = origins[block, 0], origins[block, 1]
         n_y, n_x = inside(image, size, y0, x0, h, w)
         out[block] = f32(0)
         for y in range(n_y):
-            v = along(y0 + y, ny)
             total[:] = f32(0)
             for power in range(n_powers):
-                for j in range(size):
-                    for i in range(width):
-                        kernel[j, i] = f32(0)
-                for k in range(basis.shape[0]):
-                    if powers[k, 0] == power:
-                        factor = f32(1)
-                        for _ in range(powers[k, 1]):
-                            factor *= v
-                        for j in range(size):
-                            for i in range(width):
-                                kernel[j, i] += factor * basis[k, j, i]
-                convolved(image, kernel, y0 + y, x0, row, 0, n_x)
+                convolved(image, kernels[y0 + y, power], y0 + y, x0, row, 0, n_x)
                 add_power(row, power, x0, nx, total, 0, n_x)
             for x in range(np.uintp(n_x)):
                 out[block, y, x] = total[x]
@@ -218,13 +216,12 @@ def mix_cuda(basis, coefficients, mode, kernels):
 
 @jit.cuda_kernel
 def mix_rows_cuda(basis, powers, kernels):
-    """Thread: one pixel of the kernel of a power in a row; kernels (ny, n_powers, size, width)."""
-    ny, n_powers, size, width = kernels.shape
+    """Thread: one pixel of the kernel of a power in a row; kernels (ny, n_powers, pixels)."""
+    ny, n_powers, pixels = kernels.shape
     item = cuda.grid(1)
-    i, j = item % width, item // width % size
-    power, y = item // (width * size) % n_powers, item // (width * size * n_powers)
+    i, power, y = item % pixels, item // pixels % n_powers, item // (pixels * n_powers)
     if y < ny:
-        kernels[y, power, j, i] = mixed_row(basis, powers, power, along(y, ny), j, i)
+        mix_row(basis, powers, power, along(y, ny), kernels[y, power], i, i + 1)
 
 
 @jit.cuda_kernel
@@ -304,10 +301,36 @@ def fill_bad(image: np.ndarray, bad: np.ndarray, threads: int | None = None) -> 
     return image
 
 
+def row_kernels(
+    basis: np.ndarray, powers: np.ndarray, ny: int, threads: int | None = None
+) -> np.ndarray:
+    """Kernels of each power of u in each row of a frame, for `convolve_polynomial`.
+
+    Parameters
+    ----------
+    basis : ndarray of float32, (n_basis, 2 r + 1, width)
+        As of `padded_kernels`.
+    powers : array_like of int, (n_basis, 2)
+        Powers of u and v of each basis image, u and v from -1 to 1 across the frame.
+    ny : int
+        Rows of the frame.
+    threads : int, optional
+        CPU threads; all cores by default.
+
+    Returns
+    -------
+    ndarray of float32, (ny, n_powers, 2 r + 1, width)
+    """
+    powers = np.array(powers, np.int64)
+    flat = basis.reshape(len(basis), -1)
+    kernels = np.empty((ny, int(powers[:, 0].max()) + 1, flat.shape[1]), np.float32)
+    jit.run(mix_rows_cpu, ny, threads, flat, powers, kernels)
+    return kernels.reshape(*kernels.shape[:2], *basis.shape[1:])
+
+
 def convolve_polynomial(
     image: np.ndarray,
-    basis: np.ndarray,
-    powers: np.ndarray,
+    kernels: np.ndarray,
     origins: np.ndarray,
     shape: tuple[int, int],
     threads: int | None = None,
@@ -318,10 +341,8 @@ def convolve_polynomial(
     ----------
     image : ndarray of float32, (ny + 2 r, nx + 2 r + PADDING)
         As of `with_border`, finite.
-    basis : ndarray of float32, (n_basis, 2 r + 1, width)
-        As of `padded_kernels`.
-    powers : array_like of int, (n_basis, 2)
-        Powers of u and v of each basis image, u and v from -1 to 1 across the frame.
+    kernels : ndarray of float32, (ny, n_powers, 2 r + 1, width)
+        As of `row_kernels`.
     origins : ndarray of int64, (n_blocks, 2)
         First row and column of each block.
     shape : tuple of int
@@ -333,12 +354,8 @@ def convolve_polynomial(
     -------
     ndarray of float32, (n_blocks, h, w)
     """
-    powers = np.array(powers, np.int64)
     out = np.empty((len(origins), *shape), np.float32)
-    jit.run(
-        polynomial_cpu, len(origins), threads,
-        image, basis, powers, int(powers[:, 0].max()) + 1, origins, out,
-    )  # fmt: skip
+    jit.run(polynomial_cpu, len(origins), threads, image, kernels, origins, out)
     return out
 
 
@@ -355,8 +372,10 @@ def convolve_blocks(
 
     Parameters
     ----------
-    image, basis, origins, shape, threads
+    image, origins, shape, threads
         As of `convolve_polynomial`.
+    basis : ndarray of float32, (n_basis, 2 r + 1, width)
+        As of `padded_kernels`.
     coefficients : ndarray, (n_blocks, n_basis)
         Of the kernel of each block.
     mode : {PLAIN, MODULUS, SQUARE}

@@ -10,16 +10,20 @@ with C_k = B_k * R and C_n = 1. They stay what they are while the solution chang
 polynomials of the stamp's place in the frame, the chi^2 of a stamp and what leaving it out does
 to the fit all follow from these small matrices, and no design matrix is ever made.
 
-Each B_k is a product of two rows of taps, B_k(y, x) = taps[down_k, y] taps[across_k, x]: Gaussians
-times Hermite polynomials, or single pixels. (As in `convolve` a correlation is written: turn
-the taps round for a convolution.)
+Each B_k is a product of two rows of taps less a part of one of them, the carrier c,
+
+    B_k(y, x) = taps[down_k, y] taps[across_k, x] - share_k taps[down_c, y] taps[across_c, x]:
+
+Gaussians times Hermite polynomials, or single pixels, with shares (0 for the carrier itself) that
+leave them without a sum, for example. (As in `convolve` a correlation is written: turn the taps
+round for a convolution.)
 
 Shapes: image (ny + 2 r, nx + 2 r + 3) float32 with the border of `convolve.with_border`, r half of
 the kernels' size; target (ny, nx) and weight (n, h, w) float32; origins (n, 2) int64 of (y0, x0),
 windows inside of the frame; taps (n_taps, size) float32, size a multiple of `GROUP`, padded with
-zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; normal (n, m, m), right
-(n, m), square (n) float64, m = n_basis + 1; only the lower half of `normal` is written. Products
-are float32, sums of more than some hundred of them float64.
+zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; shares (n_basis) float32;
+normal (n, m, m), right (n, m), square (n) float64, m = n_basis + 1. Products are float32, sums of
+more than some hundred of them float64.
 
 Cost a stamp: h w (size (n_basis + n_taps) + m^2 / 2) multiplications.
 
@@ -28,11 +32,12 @@ Source: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363), eqs. 2 t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from . import jit
 from .jit import cuda
-from .photometry import solve
 
 f32 = np.float32
 
@@ -61,6 +66,13 @@ def filtered(source, taps, step, out, first, last):
 
 
 @jit.item
+def take_off(plane, share, carrier, first, last):
+    """``plane[i] -= share carrier[i]``"""
+    for i in range(np.uintp(first), np.uintp(last)):
+        plane[i] -= share * carrier[i]
+
+
+@jit.item
 def dot(a, b):
     """Sum of products."""
     total = 0.0
@@ -73,6 +85,27 @@ def dot(a, b):
 
 
 @jit.item
+def dots(a, b, c0, c1, c2, c3):
+    """Sums of products of a and of b with four others: each number is read for several."""
+    a0, a1, a2, a3, b0, b1, b2, b3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    for first in range(0, a.shape[0], CHUNK):
+        p0, p1, p2, p3 = f32(0), f32(0), f32(0), f32(0)
+        q0, q1, q2, q3 = f32(0), f32(0), f32(0), f32(0)
+        for i in range(np.uintp(first), np.uintp(min(first + CHUNK, a.shape[0]))):
+            p0 += a[i] * c0[i]
+            p1 += a[i] * c1[i]
+            p2 += a[i] * c2[i]
+            p3 += a[i] * c3[i]
+            q0 += b[i] * c0[i]
+            q1 += b[i] * c1[i]
+            q2 += b[i] * c2[i]
+            q3 += b[i] * c3[i]
+        a0, a1, a2, a3 = a0 + p0, a1 + p1, a2 + p2, a3 + p3
+        b0, b1, b2, b3 = b0 + q0, b1 + q1, b2 + q2, b3 + q3
+    return a0, a1, a2, a3, b0, b1, b2, b3
+
+
+@jit.item
 def row_of_products(normal_row, left, right, out, first, last):
     """``out += left right normal_row``: functions first <= j < last of one pair of terms."""
     product = left * right
@@ -80,11 +113,37 @@ def row_of_products(normal_row, left, right, out, first, last):
         out[j] += product * normal_row[j]
 
 
+@jit.item
+def solve(matrix, vector):
+    """Solve a symmetric positive system in place, by Cholesky's factors; the lower half is read."""
+    n = vector.shape[0]
+    for i in range(n):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(np.uintp(j)):
+                total += matrix[i, k] * matrix[j, k]
+            if j < i:
+                matrix[i, j] = (matrix[i, j] - total) / matrix[j, j]
+            else:
+                matrix[i, i] = math.sqrt(max(matrix[i, i] - total, 1e-300))
+                total = 0.0
+                for k in range(np.uintp(i)):
+                    total += matrix[i, k] * vector[k]
+                vector[i] = (vector[i] - total) / matrix[i, i]
+    for i in range(n - 1, -1, -1):
+        vector[i] /= matrix[i, i]
+        for k in range(np.uintp(i)):
+            vector[k] -= matrix[i, k] * vector[i]
+
+
 # ---------------------------------------------------------------- CPU
 
 
 @jit.cpu_loop
-def gram_cpu(start, stop, image, target, weight, origins, taps, products, normal, right, square):
+def gram_cpu(
+    start, stop, image, target, weight, origins, taps, products, shares, carrier, normal, right,
+    square,
+):  # fmt: skip
     """Item: one stamp."""
     h, w, size = weight.shape[1], weight.shape[2], taps.shape[1]
     m = len(products) + 1
@@ -92,7 +151,7 @@ def gram_cpu(start, stop, image, target, weight, origins, taps, products, normal
     across = np.zeros(rows * w, np.float32)
     planes = np.ones((m, h * w), np.float32)
     wanted, weights = np.empty(h * w, np.float32), np.empty(h * w, np.float32)
-    weighted = np.empty(h * w, np.float32)
+    weighted = np.empty((2, h * w), np.float32)
     for stamp in range(start, stop):
         y0, x0 = origins[stamp, 0], origins[stamp, 1]
         for y in range(h):
@@ -109,15 +168,28 @@ def gram_cpu(start, stop, image, target, weight, origins, taps, products, normal
                 for y in range(inside):
                     filtered(image[y0 + y, x0:], taps[made], 1, across[y * w :], 0, w)
             filtered(across, taps[products[k, 0]], w, planes[k], 0, h * w)
+        for k in range(m - 1):
+            take_off(planes[k], shares[k], planes[carrier], 0, h * w)
+        for k in range(0, m, 2):
+            last = min(k + 1, m - 1)
+            for i in range(np.uintp(h * w)):
+                weighted[0, i] = weights[i] * planes[k, i]
+                weighted[1, i] = weights[i] * planes[last, i]
+            a, b = normal[stamp, k], normal[stamp, last]
+            for j in range(0, last - 2, 4):
+                a[j], a[j + 1], a[j + 2], a[j + 3], b[j], b[j + 1], b[j + 2], b[j + 3] = dots(
+                    weighted[0], weighted[1],
+                    planes[j], planes[j + 1], planes[j + 2], planes[j + 3],
+                )  # fmt: skip
+            for j in range((last + 1) // 4 * 4, last + 1):
+                a[j], b[j] = dot(weighted[0], planes[j]), dot(weighted[1], planes[j])
+            right[stamp, k], right[stamp, last] = dot(weighted[0], wanted), dot(weighted[1], wanted)
         for k in range(m):
-            for i in range(h * w):
-                weighted[i] = weights[i] * planes[k, i]
-            right[stamp, k] = dot(weighted, wanted)
-            for j in range(k + 1):
-                normal[stamp, k, j] = dot(weighted, planes[j])
-        for i in range(h * w):
-            weighted[i] = weights[i] * wanted[i]
-        square[stamp] = dot(weighted, wanted)
+            for j in range(k):
+                normal[stamp, j, k] = normal[stamp, k, j]
+        for i in range(np.uintp(h * w)):
+            weighted[0, i] = weights[i] * wanted[i]
+        square[stamp] = dot(weighted[0], wanted)
 
 
 @jit.cpu_loop
@@ -184,6 +256,16 @@ def down_cuda(across, taps, products, w, planes):
 
 
 @jit.cuda_kernel
+def take_off_cuda(planes, shares, carrier):
+    """Thread: one pixel of one function of a stamp, but for the carrier's."""
+    n, m, pixels = planes.shape
+    item = cuda.grid(1)
+    i, k, stamp = item % pixels, item // pixels % m, item // (pixels * m)
+    if stamp < n and k < m - 1 and k != carrier:
+        take_off(planes[stamp, k], shares[k], planes[stamp, carrier], i, i + 1)
+
+
+@jit.cuda_kernel
 def gram_cuda(planes, target, weight, origins, normal, right, square):
     """Thread: one entry of the equations of a stamp; function m stands for the target."""
     n, h, w = weight.shape
@@ -206,7 +288,7 @@ def gram_cuda(planes, target, weight, origins, normal, right, square):
         elif k == m:
             right[stamp, j] = total
         else:
-            normal[stamp, k, j] = total
+            normal[stamp, k, j] = normal[stamp, j, k] = total
 
 
 @jit.cuda_kernel
@@ -245,6 +327,8 @@ def normal_equations(
     origins: np.ndarray,
     taps: np.ndarray,
     products: np.ndarray,
+    shares: np.ndarray,
+    carrier: int,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normal equations of every stamp.
@@ -263,6 +347,10 @@ def normal_equations(
         Of 2 r + 1 pixels, with zeros to a multiple of `GROUP`.
     products : ndarray of int64, (n_basis, 2)
         Taps down and across of each basis kernel.
+    shares : ndarray of float32, (n_basis,)
+        How much of the carrier is taken off each basis kernel, 0 for itself.
+    carrier : int
+        Index of the carrier.
     threads : int, optional
         CPU threads; all cores by default.
 
@@ -277,10 +365,8 @@ def normal_equations(
     normal, right, square = np.zeros((n, m, m)), np.zeros((n, m)), np.zeros(n)
     jit.run(
         gram_cpu, n, threads,
-        image, target, weight, origins, taps, products, normal, right, square,
+        image, target, weight, origins, taps, products, shares, carrier, normal, right, square,
     )  # fmt: skip
-    i, j = np.tril_indices(m, -1)
-    normal[:, j, i] = normal[:, i, j]
     return normal, right, square
 
 

@@ -39,9 +39,8 @@ def test_blocks_agree_with_reference(rng, size, mode):
 @pytest.mark.parametrize("powers", [[(0, 0)], [(0, 0), (1, 0), (0, 1)], [(3, 0), (0, 2), (1, 1)]])
 def test_polynomials_agree_with_reference(rng, powers):
     image, kernels, _, origins = case(rng, size=9, n_basis=len(powers))
-    made = convolve.convolve_polynomial(
-        convolve.with_border(image, 4), convolve.padded_kernels(kernels), powers, origins, (8, 16)
-    )
+    rows = convolve.row_kernels(convolve.padded_kernels(kernels), powers, len(image))
+    made = convolve.convolve_polynomial(convolve.with_border(image, 4), rows, origins, (8, 16))
     expected = reference.convolve_polynomial(image, kernels, powers)
     for block, (y, x) in zip(made, origins, strict=True):
         cut = expected[y : y + 8, x : x + 16]
@@ -75,10 +74,13 @@ def test_border_has_one_value(rng):
 
 def test_threads_do_not_change_a_bit(rng):
     image, kernels, coefficients, origins = case(rng)
-    planes = convolve.with_border(image, 3), convolve.padded_kernels(kernels)
+    bordered, basis = convolve.with_border(image, 3), convolve.padded_kernels(kernels)
+    powers = [(0, 0), (1, 0), (0, 1)]
+    rows = convolve.row_kernels(basis, powers, len(image))
     for arguments in (
-        (convolve.convolve_blocks, *planes, coefficients, origins, (8, 16), convolve.PLAIN),
-        (convolve.convolve_polynomial, *planes, [(0, 0), (1, 0), (0, 1)], origins, (8, 16)),
+        (convolve.convolve_blocks, bordered, basis, coefficients, origins, (8, 16), convolve.PLAIN),
+        (convolve.row_kernels, basis, powers, len(image)),
+        (convolve.convolve_polynomial, bordered, rows, origins, (8, 16)),
     ):
         one, three = (arguments[0](*arguments[1:], threads) for threads in (1, 3))
         np.testing.assert_array_equal(one, three)
@@ -123,7 +125,8 @@ def launch_all(image, basis, coefficients, powers, origins, holes, bad, put=np.a
     square, polynomial, row = empty(n, 4, 8), empty(n, 4, 8), empty(n, 4, 8)
     launch(convolve.mix_cuda, n * size * width, basis, coefficients, convolve.SQUARE, kernels)
     launch(convolve.blocks_cuda, n * 4 * 8, image, kernels, origins, square)
-    launch(convolve.mix_rows_cuda, ny * n_powers * size * width, basis, powers, rows)
+    flat = rows.reshape(ny, n_powers, size * width)
+    launch(convolve.mix_rows_cuda, flat.size, basis.reshape(-1, size * width), powers, flat)
     launch(convolve.polynomial_cuda, n * 4 * 8, image, rows, origins, row, polynomial)
     launch(convolve.fill_cuda, n_pixels, holes, bad)
     made = square, polynomial, holes
@@ -146,7 +149,8 @@ def tiny(rng):
 
 def on_cpu(image, basis, coefficients, powers, origins, holes, bad):
     square = convolve.convolve_blocks(image, basis, coefficients, origins, (4, 8), convolve.SQUARE)
-    polynomial = convolve.convolve_polynomial(image, basis, powers, origins, (4, 8))
+    rows = convolve.row_kernels(basis, powers, image.shape[0] - basis.shape[1] + 1)
+    polynomial = convolve.convolve_polynomial(image, rows, origins, (4, 8))
     return square, polynomial, convolve.fill_bad(holes.copy(), bad)
 
 
@@ -179,7 +183,7 @@ def test_compiles_to_ptx(capability):
     signatures = {
         convolve.mix_cuda: (cube, plane, 0, cube),
         convolve.blocks_cuda: (plane, cube, origins, cube),
-        convolve.mix_rows_cuda: (cube, origins, stack),
+        convolve.mix_rows_cuda: (plane, origins, cube),
         convolve.polynomial_cuda: (plane, stack, origins, cube, cube),
         convolve.fill_cuda: (plane, bad),
     }

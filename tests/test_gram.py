@@ -21,7 +21,10 @@ def case(rng, shape=(40, 44), side=(12, 16), n=5, n_taps=3, size=5):
     taps = rng.normal(size=(n_taps, size)).astype(np.float32)
     down, across = np.meshgrid(range(n_taps), range(n_taps))
     products = np.stack([down.ravel(), across.ravel()], axis=1)
-    return image, target, weight, origins, taps, products
+    carrier = len(products) // 2
+    shares = rng.normal(size=len(products)).astype(np.float32)
+    shares[carrier] = 0
+    return image, target, weight, origins, taps, products, shares, carrier
 
 
 def turned(taps):
@@ -30,9 +33,9 @@ def turned(taps):
     return np.ascontiguousarray(np.pad(taps[:, ::-1], ((0, 0), (0, spare))))
 
 
-def solve(image, target, weight, origins, taps, products, threads=None):
+def solve(image, target, weight, origins, taps, *functions):
     bordered = with_border(image, taps.shape[1] // 2)
-    return gram.normal_equations(bordered, target, weight, origins, turned(taps), products, threads)
+    return gram.normal_equations(bordered, target, weight, origins, turned(taps), *functions)
 
 
 @pytest.mark.parametrize(("side", "size"), [((12, 16), 5), ((7, 9), 7), ((40, 44), 3)])
@@ -78,6 +81,12 @@ def test_polynomial_coefficients_solve_the_dense_problem(rng, n_terms):
     np.testing.assert_allclose(gram.solve_positive(matrix, vector, 0.0), expected, atol=1e-9)
 
 
+@pytest.mark.parametrize("n_taps", [1, 2, 3, 4])
+def test_normal_matrices_are_symmetric(rng, n_taps):
+    normal = solve(*case(rng, n_taps=n_taps))[0]
+    np.testing.assert_array_equal(normal, normal.transpose(0, 2, 1))
+
+
 def test_a_function_that_is_zero_gets_zero(rng):
     a = rng.normal(size=(50, 4))
     a[:, 2] = 0
@@ -89,7 +98,10 @@ def test_a_function_that_is_zero_gets_zero(rng):
 # -------------------------------------------------------------------------------- CUDA
 
 
-def launch_all(bordered, target, weight, origins, taps, products, terms, offsets, put=np.asarray):
+def launch_all(
+    bordered, target, weight, origins, taps, products, shares, carrier, terms, offsets,
+    put=np.asarray,
+):  # fmt: skip
     """All CUDA kernels in turn; `put` brings an array to the device."""
 
     def launch(kernel, n_items, *arguments):
@@ -101,14 +113,15 @@ def launch_all(bordered, target, weight, origins, taps, products, terms, offsets
     n, h, w = weight.shape
     n_taps, size = taps.shape
     m, rows, n_all = len(products) + 1, (h + size - 1) * w, offsets[-1]
-    bordered, target, weight, origins, taps, products, terms, offsets = map(
-        put, (bordered, target, weight, origins, taps, products, terms, offsets)
+    bordered, target, weight, origins, taps, products, shares, terms, offsets = map(
+        put, (bordered, target, weight, origins, taps, products, shares, terms, offsets)
     )
     across, planes = empty(n, n_taps, rows, dtype=np.float32), empty(n, m, h * w, dtype=np.float32)
     normal, right, square = empty(n, m, m), empty(n, m), empty(n)
     matrix, vector = empty(1, n_all, n_all), empty(1, n_all)
     launch(gram.across_cuda, n * n_taps * rows, bordered, origins, taps, w, across)
     launch(gram.down_cuda, n * m * h * w, across, taps, products, w, planes)
+    launch(gram.take_off_cuda, n * m * h * w, planes, shares, int(carrier))
     n_entries = n * (m + 1) ** 2
     launch(gram.gram_cuda, n_entries, planes, target, weight, origins, normal, right, square)
     launch(gram.combine_cuda, m * m, normal, right, terms, offsets, matrix[0], vector[0])
@@ -119,7 +132,7 @@ def launch_all(bordered, target, weight, origins, taps, products, terms, offsets
 
 
 def tiny(rng):
-    image, target, weight, origins, taps, products = case(
+    image, target, weight, origins, taps, products, shares, carrier = case(
         rng, (14, 12), (5, 6), n=4, n_taps=2, size=3
     )
     n_terms = np.array([1, 3, 3, 3, 3])
@@ -130,16 +143,17 @@ def tiny(rng):
         "origins": origins,
         "taps": turned(taps),
         "products": products,
+        "shares": shares,
+        "carrier": carrier,
         "terms": rng.uniform(-1, 1, (4, 3)),
         "offsets": np.append(0, np.cumsum(n_terms)),
     }
 
 
-def compare(made, bordered, target, weight, origins, taps, products, terms, offsets):
+def compare(made, *arguments):
     """All that `launch_all` gives with what the CPU does."""
-    equations = gram.normal_equations(bordered, target, weight, origins, taps, products)
-    for got, expected in zip(made[:3], equations, strict=True):
-        expected = np.tril(expected) if expected.ndim == 3 else expected
+    *arguments, terms, offsets = arguments
+    for got, expected in zip(made[:3], gram.normal_equations(*arguments), strict=True):
         np.testing.assert_allclose(got, expected, atol=2e-6 * np.abs(expected).max())
     # Compared on the same stamps, because solutions enlarge what rounding differs.
     matrix, vector = gram.combine(made[0], made[1], terms, np.diff(offsets))
@@ -158,24 +172,26 @@ def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
         + "np.savez(OUT, **{str(i): a for i, a in enumerate(made)})",
         **arrays,
     )
-    compare([made[str(i)] for i in range(6)], **arrays)
+    compare([made[str(i)] for i in range(6)], *arrays.values())
 
 
 def test_gpu_and_cpu_agree(rng):
     if not jit.cuda_available():
         pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
     arrays = tiny(rng)
-    compare(launch_all(**arrays, put=jit.cuda.to_device), **arrays)
+    compare(launch_all(**arrays, put=jit.cuda.to_device), *arrays.values())
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_compiles_to_ptx(capability):
     plane, cube = np.empty((1, 1), np.float32), np.empty((1, 1, 1), np.float32)
+    vector32 = np.empty(1, np.float32)
     vector, matrix, matrices = np.empty(1), np.empty((1, 1)), np.empty((1, 1, 1))
     index, pairs = np.empty(1, np.int64), np.empty((1, 2), np.int64)
     signatures = {
         gram.across_cuda: (plane, pairs, plane, 1, cube),
         gram.down_cuda: (cube, plane, pairs, 1, cube),
+        gram.take_off_cuda: (cube, vector32, 0),
         gram.gram_cuda: (cube, plane, cube, pairs, matrices, matrix, vector),
         gram.combine_cuda: (matrices, matrix, matrix, index, matrix, vector),
         gram.solve_cuda: (matrices, matrix),

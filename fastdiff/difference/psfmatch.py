@@ -75,6 +75,7 @@ _BLOCK = (32, 128)  # pixels, the largest block that shares one squared kernel
 _BAND = 128  # rows of a frame that are worked on at a time
 _FFT_SIZE = 35  # pixels, side of a kernel from which transforms are faster than sums
 _LIMIT = 1e30  # magnitudes above it are bad
+_MEDIAN_CHI2 = 0.4549  # of one degree of freedom
 
 
 # ------------------------------------------------------------------------ the kernel
@@ -207,14 +208,6 @@ class _Basis:
         out[:, :size] = self.taps[:, ::-1]
         return out
 
-    def without_sums(self, normal: NDArray[Any], right: NDArray[Any]) -> None:
-        """Normal equations, in place, of functions with a multiple of the carrier taken off."""
-        s, c = np.append(self.sums, 0.0), self.carrier
-        right -= s * right[:, c, None]
-        row = normal[:, c].copy()
-        normal -= s[:, None] * row[:, None, :] + row[:, :, None] * s
-        normal += (s[:, None] * s) * row[:, c, None, None]
-
 
 def _gaussians(sigma: float, size: int) -> _Basis:
     """Gaussians of `sigma` (the carrier), narrower and wider, times Hermite polynomials."""
@@ -281,8 +274,9 @@ def _fit(
         c = terms @ table.T
         fitted = (normal @ c[:, :, None])[:, :, 0]
         chi2 = square + (c * (fitted - 2 * right)).sum(1)
-        c[:, -1] = 0
-        power = (c * (normal @ c[:, :, None])[:, :, 0]).sum(1)
+        signal = c.copy()
+        signal[:, -1] = 0
+        power = (signal * (fitted - normal[:, :, -1] * c[:, -1:])).sum(1)
         each = chi2 / np.maximum(n_pixels, 1e-6)
         middle = np.median(each[kept])
         spread = 1.4826 * np.median(np.abs(each[kept] - middle))
@@ -487,17 +481,8 @@ def _signal_variance(
         return 0.0
     bright = bright[:: -(-len(bright) // most)]
     square, sky, model = rest[bright] ** 2, sky[bright], model[bright]
-
-    def excess(factor: float) -> float:
-        return float(np.median(square / (sky + factor * model))) - 0.4549
-
-    low, high = 0.0, float(np.max(square / model)) + 1e-30
-    if excess(low) <= 0:
-        return 0.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        low, high = (middle, high) if excess(middle) > 0 else (low, middle)
-    return (low + high) / 2
+    # Half of the pixels have rest^2 above that median times their variance.
+    return max(0.0, float(np.median((square / _MEDIAN_CHI2 - sky) / model)))
 
 
 class _Pair:
@@ -552,9 +537,9 @@ class _Pair:
             weight = (importance / variance).astype(np.float32)
             equations = gram.normal_equations(
                 self.bordered, self.target.data, weight, origins, self.basis.turned,
-                self.basis.products, self.threads,
+                self.basis.products, self.basis.sums.astype(np.float32), self.basis.carrier,
+                self.threads,
             )  # fmt: skip
-            self.basis.without_sums(*equations[:2])
             penalty = self.penalty(equations[0], options.regularisation)
             table, kept = _fit(
                 equations, penalty, importance.sum((1, 2)), terms, n_terms,
@@ -636,13 +621,14 @@ class _Pair:
 
     def penalty(self, normal: NDArray[np.float64], strength: float) -> NDArray[np.float64] | float:
         """What each stamp adds for the roughness of the kernel at its place."""
-        n = len(self.basis.products)
         if self.basis.roughness is None:
             return 0.0
-        rough = np.zeros((1, n + 1, n + 1))
-        rough[0, :n, :n] = self.basis.roughness
-        self.basis.without_sums(rough, np.zeros((1, n + 1)))
-        scale = np.trace(normal.mean(0)[:n, :n]) / np.trace(rough[0])
+        n = len(self.basis.products)
+        raw = np.eye(n)  # coefficients of the products from those of functions without sums
+        raw[self.basis.carrier] -= self.basis.sums
+        rough = np.zeros((n + 1, n + 1))
+        rough[:n, :n] = raw.T @ self.basis.roughness @ raw
+        scale = np.trace(normal.mean(0)[:n, :n]) / np.trace(rough)
         return strength * scale * rough
 
     def make_kernel(self, table: NDArray[np.float64], n_terms: NDArray[np.int64]) -> MatchingKernel:
@@ -673,9 +659,10 @@ class _Pair:
         used: NDArray[np.bool_],
     ) -> tuple[NDArray[Any], ...]:  # fmt: skip
         """What the first pass leaves of the stamps, its model, and the variance with both."""
-        model = self.convolve(origins, side)
-        x, y = _middles(origins, side)
-        terms = _terms(x, y, _MAX_ORDER, self.shape)[:, : len(self.kernel.background)]
+        # As in the fit, with the kernel of the middle of a stamp.
+        model = self.convolve_as(blocks.PLAIN, self.bordered, origins, side)
+        terms = _terms(*_middles(origins, side), _MAX_ORDER, self.shape)
+        terms = terms[:, : len(self.kernel.background)]
         rest = target - model - (terms @ self.kernel.background)[:, None, None]
         known = self.known_variance(origins, side)
         if self.target.variance is not None:
@@ -690,13 +677,27 @@ class _Pair:
 
     # ---------------------------------------------------------------- what the kernel makes
 
-    def convolve(self, origins: NDArray[np.int64], side: tuple[int, int]) -> NDArray[np.float32]:
-        """Blocks of the image, convolved."""
-        return blocks.convolve_polynomial(
-            self.bordered, self.padded, self.kernel.powers, origins, side, self.threads
+    @property
+    def padded(self) -> NDArray[np.float32]:
+        return blocks.padded_kernels(self.kernel.components)
+
+    def summed_bands(
+        self, grid: _Grid
+    ) -> Callable[[slice, NDArray[np.int64]], NDArray[np.float32]]:
+        """A function that convolves a band of rows by sums over the kernel."""
+        kernels = blocks.row_kernels(
+            self.padded, self.kernel.powers, self.shape[0], self.threads
         )
 
-    def transformed_bands(self) -> Callable[[slice], NDArray[np.float32]]:
+        def convolve(band: slice, origins: NDArray[np.int64]) -> NDArray[np.float32]:
+            parts = blocks.convolve_polynomial(
+                self.bordered, kernels, origins, grid.side, self.threads
+            )
+            return grid.joined(parts, band)
+
+        return convolve
+
+    def transformed_bands(self) -> Callable[[slice, NDArray[np.int64]], NDArray[np.float32]]:
         """A function that convolves a band of rows by Fourier transforms, in float64.
 
         In float32 the transform of a bright star would leave its rounding errors everywhere.
@@ -707,7 +708,7 @@ class _Pair:
         shape = [fft.next_fast_len(n + size - 1, real=True) for n in (_BAND, nx)]
         kernels = fft.rfft2(self.kernel.components, shape, workers=self.threads)
 
-        def convolve(band: slice) -> NDArray[np.float32]:
+        def convolve(band: slice, _: NDArray[np.int64]) -> NDArray[np.float32]:
             n = band.stop - band.start
             rows = self.bordered[band.start : band.stop + size - 1, : nx + size - 1]
             image = fft.rfft2(rows.astype(np.float64), shape, workers=self.threads)
@@ -726,13 +727,11 @@ class _Pair:
         self, mode: int, plane: NDArray[np.float32], origins: NDArray[np.int64],
         side: tuple[int, int],
     ) -> NDArray[np.float32]:  # fmt: skip
-        """Blocks of a bordered plane convolved by the moduli or squares of the kernels."""
+        """Blocks of a bordered plane, each convolved by the kernel of its middle as it is, or by
+        its moduli or squares.
+        """
         terms = self.kernel.terms(*_middles(origins, side))
         return blocks.convolve_blocks(plane, self.padded, terms, origins, side, mode, self.threads)
-
-    @property
-    def padded(self) -> NDArray[np.float32]:
-        return blocks.padded_kernels(self.kernel.components)
 
     def concentration(self) -> float:
         """Noise that the kernel makes of white noise, for a kernel of sum 1."""
@@ -761,12 +760,10 @@ class _Pair:
         sums = self.kernel.components.sum((1, 2))
         # Noise of the convolved image is no signal.
         floor = 3 * self.image.sigma * np.sqrt((self.kernel(*self.middle) ** 2).sum())
-        by_transforms = self.transformed_bands() if 2 * self.r + 1 >= _FFT_SIZE else None
+        by_transforms = 2 * self.r + 1 >= _FFT_SIZE
+        convolve = self.transformed_bands() if by_transforms else self.summed_bands(grid)
         for band, origins in grid.bands():
-            if by_transforms:
-                model = by_transforms(band)
-            else:
-                model = grid.joined(self.convolve(origins, grid.side), band)
+            model = convolve(band, origins)
             rest = self.target.data[band] - model
             error = self.signal * np.where(model > floor, model, 0)
             error += grid.joined(self.known_variance(origins, grid.side), band)
@@ -1000,7 +997,8 @@ def _calibrate(
     if not good.any():
         return
     # No division by zero where images have no noise.
-    variance += np.float32(1e-6 * np.mean(image[good] ** 2, dtype=np.float64) + 1e-30)
+    square = np.square(image, where=good, out=np.zeros_like(image))
+    variance += np.float32(1e-6 * square.sum(dtype=np.float64) / good.sum() + 1e-30)
     origins, (h, w) = tile.plan_tiles(ny, nx)
     factors = np.full(len(origins), np.nan)
     for k, (y, x) in enumerate(origins):

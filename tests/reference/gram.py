@@ -5,25 +5,26 @@ import numpy as np
 from tests.reference.convolve import convolve
 
 
-def planes(image, taps, products):
+def planes(image, taps, products, shares, carrier):
     """(m, ny, nx): the image convolved by every function, and the constant."""
-    made = [convolve(image, np.outer(taps[down], taps[across])) for down, across in products]
-    return np.stack([*made, np.ones(image.shape)])
+    kernels = np.array([np.outer(taps[down], taps[across]) for down, across in products], float)
+    kernels = kernels - np.asarray(shares)[:, None, None] * kernels[carrier]
+    return np.stack([*(convolve(image, kernel) for kernel in kernels), np.ones(image.shape)])
 
 
-def design(image, taps, products, origin, side):
+def design(image, functions, origin, side):
     """(h * w, m): the functions in one stamp."""
     y, x = origin
-    window = planes(image, taps, products)[:, y : y + side[0], x : x + side[1]]
+    window = planes(image, *functions)[:, y : y + side[0], x : x + side[1]]
     return window.reshape(len(window), -1).T
 
 
-def normal_equations(image, target, weight, origins, taps, products):
+def normal_equations(image, target, weight, origins, *functions):
     """Equations of every stamp, from its design matrix."""
     normal, right, square = [], [], []
     side = weight.shape[1:]
     for (y, x), w in zip(origins, weight.reshape(len(weight), -1).astype(float), strict=True):
-        a = design(image, taps, products, (y, x), side)
+        a = design(image, functions, (y, x), side)
         t = target[y : y + side[0], x : x + side[1]].astype(float).ravel()
         normal.append(a.T @ (w[:, None] * a))
         right.append(a.T @ (w * t))
