@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastdiff.difference.stars import find_stars, fwhm_of, measure_psf
+from fastdiff.difference.stars import _without_noise, find_stars, fwhm_of, measure_psf
 from fastdiff.simulate.inject import point_source
 
 SKY, SIGMA, FWHM = 200.0, 5.0, 3.2
@@ -221,6 +221,36 @@ def test_psf_of_one_star(field):
     psf = measure_psf(image, None, find_stars(image).take(slice(1)), size=15)
     truth = point_source((15, 15), 7, 7, FWHM)
     assert np.abs(psf - truth).max() < 0.03 * truth.max()
+
+
+def true_psf(fwhm, beta, size=41):
+    """A Moffat profile inside of a disc, of sum 1."""
+    half = size // 2
+    psf = point_source((size, size), half, half, fwhm, beta)
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    psf = np.where(np.hypot(x, y) <= half, psf, 0)
+    return psf / psf.sum()
+
+
+@pytest.mark.parametrize("fwhm", [2.5, 4.0, 6.0])
+def test_noise_of_a_psf_is_taken_out(fwhm, rng):
+    """No Moffat profile itself: of two of them, one wide."""
+    truth = 0.8 * true_psf(fwhm, 4.0) + 0.2 * true_psf(1.6 * fwhm, 2.5)
+    for noise in (1e-2, 1e-3, 1e-4):  # of a pixel, relative to the peak
+        sigma = noise * truth.max()
+        noisy = np.where(truth > 0, truth + sigma * rng.normal(size=truth.shape), 0)
+        noisy /= noisy.sum()
+        error = np.linalg.norm(_without_noise(noisy, np.full(truth.shape, sigma**2)) - truth)
+        assert error < 0.7 * np.linalg.norm(noisy - truth)
+
+
+def test_structure_of_a_psf_stays(rng):
+    """Spikes far above the noise, which no profile with elliptical isophotes has."""
+    psf = true_psf(3.0, 3.0)
+    psf[20, 8:33] += 0.01 * psf.max()
+    psf /= psf.sum()
+    kept = _without_noise(psf, np.full(psf.shape, (1e-4 * psf.max()) ** 2))
+    np.testing.assert_allclose(kept, psf, atol=3e-4 * psf.max())
 
 
 def test_psf_errors(field):

@@ -27,6 +27,7 @@ _SCATTER = 0.03  # of the widths of stars over a frame, at least
 _ROUNDNESS = 0.1  # of the shapes of stars over a frame, at least
 _LANCZOS = 6  # half-width of the interpolation, pixels
 _CLIP = 4.0  # sigma
+_MOST_BEYOND_MOFFAT = 1.0  # a mean profile exceeds a Moffat profile by no larger part
 _MODEL_ERROR = 0.03  # of a star's profile, as part of the PSF: the PSF varies over the frame
 
 
@@ -361,7 +362,7 @@ def measure_psf(
     size: int,
     sky: float | NDArray[Any] | None = None,
 ) -> NDArray[np.float64]:
-    """PSF of a frame: the sigma-clipped mean of its stars, centred on the middle pixel.
+    """PSF of a frame: a mean of its stars, as smooth as their noise demands, on the middle pixel.
 
     Parameters
     ----------
@@ -390,7 +391,9 @@ def measure_psf(
     Stars are shifted by Lanczos interpolation. A star enters with the weight of its flux against
     its noise and against 3 % of the PSF, so that no bright star rules; its flux and its sky are
     those of a linear fit of the PSF. Three passes; neighbours, cosmic rays and bad pixels are
-    clipped at 4 sigma.
+    clipped at 4 sigma. What the mean leaves of an elliptical Moffat profile is kept as far as it
+    is significant (see `_without_noise`): the wings of a few stars are mostly noise, which a
+    division in Fourier space would turn into false sources.
     """
     if size < 5 or size % 2 == 0:
         raise ValueError(f"size is {size}; a PSF has an odd number of pixels a side, 5 or more")
@@ -442,7 +445,8 @@ def measure_psf(
         relative = (shifted - offset[:, None]) / flux[:, None]
         if psf is None:
             psf = _median(relative, good)
-        error = (noise / flux)[:, None] ** 2 + (_MODEL_ERROR * psf) ** 2
+        sky_error = noise / flux
+        error = sky_error[:, None] ** 2 + (_MODEL_ERROR * psf) ** 2
         error += (1e-4 * psf.max()) ** 2
         weight = good / error
         if n > 2:
@@ -461,7 +465,67 @@ def measure_psf(
                 raise ValueError("the stars of `image` have too many bad pixels: give the PSF")
             shifted, good, noise = (each[usable_star] for each in (shifted, good, noise))
             flux, offset, n = flux[usable_star], offset[usable_star], int(usable_star.sum())
-    return psf.reshape(size, size)
+    share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
+    variance = np.where(total > 0, ((share * sky_error[:, None]) ** 2).sum(0), np.inf)
+    return _without_noise(psf.reshape(size, size), variance.reshape(size, size))
+
+
+def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A PSF shrunk towards an elliptical Moffat profile, ring by ring.
+
+    In rings of 2 pixels, the residuals r of n pixels about their mean are multiplied by
+    1 - (n - 1) / sum(r^2 / variance) (James & Stein 1961, positive part): nothing is left of noise,
+    all of what is far above it. The mean profile stays as it was measured.
+    """
+    from scipy.optimize import least_squares
+
+    half = len(psf) // 2
+    y, x = np.mgrid[-half : half + 1, -half : half + 1].astype(np.float64)
+    radius = np.hypot(x, y)
+    known = (radius <= half) & np.isfinite(variance)
+    if known.sum() < 3 * 7:  # of a profile's parameters
+        return psf
+    u, v, data = x[known], y[known], psf[known]
+    error = np.sqrt(variance[known] + (_MODEL_ERROR * data) ** 2 + (0.001 * psf.max()) ** 2)
+    inner = known & (radius <= half / 2)
+    second = abs(np.average(radius[inner] ** 2, weights=np.maximum(psf[inner], 0))) / 2
+    start = np.array([1 / (6 * second), 0.0, 1 / (6 * second), 3.0, psf.max(), 0.0, 0.0])
+
+    def profile(parameters: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Values, and their derivatives by the parameters."""
+        a, b, c, beta, peak, x0, y0 = parameters
+        du, dv = u - x0, v - y0
+        q = np.maximum(1 + a * du * du + 2 * b * du * dv + c * dv * dv, 1e-3)
+        shape = q**-beta
+        slope = -beta * peak * shape / q
+        return peak * shape, np.stack([
+            slope * du * du, slope * 2 * du * dv, slope * dv * dv, -peak * shape * np.log(q), shape,
+            -slope * 2 * (a * du + b * dv), -slope * 2 * (b * du + c * dv),
+        ], axis=1)  # fmt: skip
+
+    fit = least_squares(
+        lambda p: (profile(p)[0] - data) / error,
+        start,
+        lambda p: profile(p)[1] / error[:, None],
+        method="lm",
+        max_nfev=30,
+    )
+    if not (np.isfinite(fit.x).all() and fit.x[3] > 1):  # a profile without end
+        return psf
+    model = np.zeros_like(psf)
+    model[known] = profile(fit.x)[0]
+    left = psf - model
+    ring = (radius / 2).astype(np.int64)
+    count = np.maximum(np.bincount(ring[known], minlength=ring.max() + 1), 1)
+    mean = np.bincount(ring[known], left[known], len(count)) / count
+    # Beyond that it is not the PSF but the stars' neighbours.
+    most = _MOST_BEYOND_MOFFAT * np.bincount(ring[known], model[known], len(count)) / count
+    mean = np.minimum(mean, most)
+    left -= mean[ring]
+    chi2 = np.bincount(ring[known], left[known] ** 2 / variance[known], len(count))
+    kept = np.maximum(1 - (count - 1) / np.maximum(chi2, 1e-9), 0)
+    result = np.where(radius <= half, model + mean[ring] + kept[ring] * left, 0.0)
+    return result / result.sum()
 
 
 def shift_matrix(shift: NDArray[Any], size: int) -> NDArray[np.float64]:
