@@ -2,8 +2,8 @@
 
     python benchmarks/compare_methods.py --data FOLDER [--pairs 500] [--split test] [--pictures DIR]
 
-On simulated pairs of 128 x 128 with and without defects, on real ZTF stamps with added sources,
-on the ESO null pair and on the JWST pair with its noise maps. Writes Markdown.
+On simulated pairs of 128 x 128 with and without defects, on frames by GalSim, on real ZTF stamps
+with added sources, on the ESO null pair and on the JWST pair with its noise maps. Writes Markdown.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+from galsim_pairs import pairs
 from quality_transinet import (
     PLAIN,
     RADIUS,
@@ -93,6 +94,22 @@ def simulated(n: int, seed: int, title: str, pictures: Path | None, **parameters
             false = found[rows[name]["false_rows"]]
             draw(pictures / f"{name}_simulated_false.png", made.ref, made.sci, difference, false)
     return table(f"{title}: {n} pairs, {inside.sum()} transients (seed {seed})", rows)
+
+
+def by_galsim(n: int, seed: int, pictures: Path | None) -> list[str]:
+    """Frames of another generator, 256 x 256, with dozens of stars; PSFs measured."""
+    made = pairs(n, 256, seed)
+    rows = {}
+    for name, subtract in methods().items():
+        difference = subtract(made.ref, made.sci)
+        found = fastdiff.find_transients(difference, THRESHOLD)
+        everything = np.ones(len(made.truth["x"]), bool)
+        rows[name] = score(found, made.truth, made.truth, n, everything)
+        if pictures:
+            false = found[rows[name]["false_rows"]]
+            draw(pictures / f"{name}_galsim_false.png", made.ref, made.sci, difference, false)
+    title = f"GalSim, Kolmogorov PSFs of 3-6 px, 256 x 256: {n} pairs"
+    return table(f"{title}, {len(made.truth['x'])} transients (seed {seed})", rows)
 
 
 def ztf(folder: Path, split: str, pictures: Path | None) -> list[str]:
@@ -200,6 +217,7 @@ def main() -> None:
     n = arguments.pairs
     lines = simulated(n, seed, "Preset `survey`, 128 x 128", pictures)
     lines += simulated(n, seed, "No defects, no jitter, seeing 2-6 px", None, **PLAIN)
+    lines += by_galsim(max(1, n // 2), seed, pictures)
     if arguments.data:
         lines += ztf(arguments.data / "ztf", arguments.split, pictures)
         lines += eso(arguments.data / "pairs")
