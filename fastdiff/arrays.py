@@ -6,6 +6,7 @@ native byte order, of shape (n, ny, nx). Nothing else in the package inspects ty
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass, field
 from typing import Any
@@ -240,6 +241,34 @@ def to_numpy(x: Any, name: str, *, images: bool = True) -> NDArray[Any]:
     if mask is not None and dtype.kind == "f":
         array[np.broadcast_to(mask, array.shape)] = np.nan
     return array[None] if images and array.ndim == 2 else array
+
+
+def namespace(x: Any) -> Any:
+    """The module whose functions work on an array: `numpy`, or `cupy` for one on a GPU.
+
+    Examples
+    --------
+    >>> namespace(np.zeros(3)).__name__
+    'numpy'
+    """
+    return np if isinstance(x, np.ndarray) else sys.modules["cupy"]
+
+
+def scipy_of(x: Any, name: str) -> Any:
+    """A module of SciPy for an array: `scipy.fft`, or `cupyx.scipy.fft` for one on a GPU."""
+    prefix = "scipy" if isinstance(x, np.ndarray) else "cupyx.scipy"
+    return importlib.import_module(f"{prefix}.{name}")
+
+
+def on_host(x: Any) -> NDArray[Any]:
+    """An array of NumPy or CuPy in the memory of the CPU, of the dtype that it has.
+
+    Examples
+    --------
+    >>> on_host(np.arange(3)).tolist()
+    [0, 1, 2]
+    """
+    return x if isinstance(x, np.ndarray) else x.get()
 
 
 def device_of(x: Any) -> str:

@@ -21,9 +21,9 @@ round for a convolution.)
 Shapes: image (ny + 2 r, nx + 2 r + 3) float32 with the border of `convolve.with_border`, r half of
 the kernels' size; target (ny, nx) and weight (n, h, w) float32; origins (n, 2) int64 of (y0, x0),
 windows inside of the frame; taps (n_taps, size) float32, size a multiple of `GROUP`, padded with
-zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; shares (n_basis) float32;
-normal (n, m, m), right (n, m), square (n) float64, m = n_basis + 1. Products are float32, sums of
-more than some hundred of them float64.
+zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; shares (n_basis)
+float32; normal (n, m, m), right (n, m), square (n) float64, m = n_basis + 1. Products are float32,
+sums of more than some hundred of them float64.
 
 Cost a stamp: h w (size (n_basis + n_taps) + m^2 / 2) multiplications.
 

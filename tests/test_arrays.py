@@ -11,6 +11,7 @@ from astropy.nddata import CCDData, NDData
 
 from fastdiff import arrays
 from fastdiff.arrays import as_images, as_masks, check_same_device, device_of, to_numpy
+from tests import pretend_cupy
 
 
 class FakeCudaArray:
@@ -287,45 +288,47 @@ def test_cuda_array_without_cupy(monkeypatch):
 
 
 def test_cupy_comes_back_as_cupy(monkeypatch):
-    """A stand-in for CuPy keeps its arrays in NumPy; the calls are those of the real one."""
-
-    class Array:
-        def __init__(self, values):
-            self.values = np.asarray(values)
-            self.device = type("Device", (), {"id": 0})()
-
-        dtype = property(lambda self: self.values.dtype)
-        shape = property(lambda self: self.values.shape)
-        ndim = property(lambda self: self.values.ndim)
-        __cuda_array_interface__ = property(lambda self: self.values.__array_interface__)
-
-        def __getitem__(self, key):
-            return Array(self.values[key])
-
-        def __ne__(self, other):
-            return Array(self.values != other)
-
-        def get(self):
-            return self.values
-
-    class FakeCupy:
-        asarray = staticmethod(lambda x: x if isinstance(x, Array) else Array(x))
-        broadcast_to = staticmethod(lambda x, shape: Array(np.broadcast_to(x.values, shape)))
-
-        @staticmethod
-        def ascontiguousarray(x, dtype=None):
-            return Array(np.ascontiguousarray(x.values, dtype=dtype))
-
-    monkeypatch.setitem(sys.modules, "cupy", FakeCupy)
-    images = as_images(Array(numbers("uint16")[0]), "refs")
+    cupy = pretend_cupy.install(monkeypatch)
+    images = as_images(cupy.asarray(numbers("uint16")[0]), "refs")
     assert (images.kind, images.device, images.single) == ("cupy", "cuda:0", True)
     assert images.data.dtype == np.float32
     assert images.shape == (1, 4, 6)
-    assert isinstance(images.like(images.data), Array)
-    assert isinstance(images.like(np.zeros((1, 4, 6))), Array)
-    mask = as_masks(Array(numbers("uint8")[0]), "ref_masks", (2, 4, 6))
-    np.testing.assert_array_equal(mask.values, np.broadcast_to(numbers("int")[0] != 0, (2, 4, 6)))
+    assert isinstance(images.like(images.data), cupy.ndarray)
+    assert isinstance(images.like(np.zeros((1, 4, 6))), cupy.ndarray)
+    mask = as_masks(cupy.asarray(numbers("uint8")[0]), "ref_masks", (2, 4, 6))
+    np.testing.assert_array_equal(mask.get(), np.broadcast_to(numbers("int")[0] != 0, (2, 4, 6)))
     np.testing.assert_array_equal(to_numpy(images.data, "refs"), numbers("float32")[:1])
+
+
+def test_functions_follow_the_array(monkeypatch):
+    cupy = pretend_cupy.install(monkeypatch)
+    here, there = numbers("int16"), cupy.asarray(numbers("int16"))
+    assert arrays.namespace(here) is np
+    assert arrays.namespace(there) is cupy
+    assert arrays.scipy_of(here, "fft").__name__ == "scipy.fft"
+    assert arrays.scipy_of(there, "fft").__name__ == "cupyx.scipy.fft"
+    assert arrays.on_host(here) is here
+    back = arrays.on_host(there)
+    assert type(back) is np.ndarray
+    assert back.dtype == here.dtype
+    np.testing.assert_array_equal(back, here)
+
+
+def test_the_stand_in_for_cupy_refuses_what_cupy_refuses(monkeypatch):
+    cupy = pretend_cupy.install(monkeypatch)
+    x = cupy.asarray(numbers("float32"))
+    for forbidden in (
+        lambda: np.asarray(x),
+        lambda: x + numbers("float32"),
+        lambda: np.multiply(numbers("float32"), x),
+        lambda: x.__setitem__(0, numbers("float32")[0]),
+        lambda: x[np.array([0, 1])],
+        lambda: np.median(x),
+        lambda: cupy.where(numbers("float32") > 0, x, x),
+    ):
+        with pytest.raises(TypeError):
+            forbidden()
+    assert float((x * 2).sum()) == 2 * numbers("float32").sum()
 
 
 def test_cuda_tensors(torch):

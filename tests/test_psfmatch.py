@@ -255,7 +255,7 @@ def test_a_kernel_that_noise_makes_is_not_taken(rng):
     assert d.meta["scale"] == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "fastdiff.difference.psfmatch._Pair.leaves_more_than_identity", lambda *_: False
+            "fastdiff.difference.kernel_fit.Fit.leaves_more_than_identity", lambda *_: False
         )
         fitted = subtract(ref, sci, ref_variances=variance, sci_variances=variance)
     assert abs(fitted.meta["scale"][0] - 1) > 0.1
@@ -406,7 +406,7 @@ def test_transforms_and_sums_agree(monkeypatch):
     options = {"ref_variances": made.ref_variance, "sci_variances": made.sci_variance}
     images = []
     for size in (10**9, 3):
-        monkeypatch.setattr("fastdiff.difference.psfmatch._FFT_SIZE", size)
+        monkeypatch.setattr("fastdiff.difference.matched._FFT_SIZE", size)
         images.append(np.asarray(made.subtract(**options, kernel_size=37).image))
     np.testing.assert_array_equal(*(np.isnan(image) for image in images))
     # the sums are float32

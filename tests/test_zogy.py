@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from scipy import ndimage, signal
+from scipy import ndimage, optimize, signal
 
 from fastdiff import subtract_batch
-from fastdiff.difference import zogy
+from fastdiff.difference import zogy_stars, zogy_tiles
 from fastdiff.simulate.inject import point_source
+from tests import pretend_cupy
 from tests.reference import zogy as reference
 
 SKY_R, SKY_S, SCALE = 200.0, 400.0, 0.8
@@ -69,7 +70,7 @@ def test_against_the_reference(tile, astrometric_noise, rng):
     }
     d = run(ref, sci, **PSFS, **variances, scale=SCALE, tile=tile, calibrate=False,
             astrometric_noise=astrometric_noise)  # fmt: skip
-    a, b = (zogy._prepare(image[None], None, variances[name][None], 0)
+    a, b = (zogy_tiles.prepare(image[None], None, variances[name][None], 0)
             for image, name in ((ref, "ref_variances"), (sci, "sci_variances")))  # fmt: skip
     pair = (a.data.astype(float), b.data.astype(float))
     model = (PSF_R, PSF_S, a.sigma, b.sigma, 1.0, SCALE)
@@ -414,3 +415,69 @@ def test_errors(options, error, words):
     ref, sci, _ = make()
     with pytest.raises(error, match=words):
         run(ref, sci, **options)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_nonnegative_least_squares(rng, n):
+    for _ in range(50):
+        design, values = rng.normal(size=(6, n)), rng.normal(size=6)
+        made = zogy_stars.nonnegative(design, values)
+        np.testing.assert_allclose(made, optimize.nnls(design, values)[0], atol=1e-12)
+
+
+# ------------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    return pretend_cupy.install(monkeypatch)
+
+
+@pytest.mark.parametrize("case", ["plain", "PSFs given", "bad pixels", "variances", "constant"])
+def test_arrays_of_a_gpu_stay_there(case, cupy):
+    """The maps are those of the CPU, and no more than the images and samples come back from it."""
+    ref, sci, _ = make((160, 192), n_stars=25, transients=[(90, 70, 2e4)])
+    options = PSFS | {"tile": 96} if case == "PSFs given" else {}
+    if case == "bad pixels":
+        ref[60:70, 30:50], sci[:, 100:103] = np.nan, 65535
+        options["saturation"] = 60000
+    elif case == "variances":
+        options |= {"ref_variances": ref + 1, "sci_variances": sci + 1, "gain": 2.0}
+    elif case == "constant":
+        sci[:] = 7
+    scis = np.stack([sci, sci[::-1, ::-1].copy()])
+    expected = run(ref, scis, **options)
+    there = {k: cupy.asarray(v) if k.endswith("variances") else v for k, v in options.items()}
+    made = run(cupy.asarray(ref), cupy.asarray(scis), **there)
+    # The images come back once, and what is known of their pixels; no map does.
+    n_planes = sum(shape == ref.shape for shape in pretend_cupy.copies)
+    assert n_planes <= (1 + len(scis)) * {"bad pixels": 2, "variances": 3}.get(case, 1)
+    for name in ("image", "noise", "mask", "significance", "flux", "flux_err"):
+        map_ = getattr(made, name)
+        assert isinstance(map_, cupy.ndarray), name
+        np.testing.assert_array_equal(map_.get(), getattr(expected, name), err_msg=name)
+    np.testing.assert_array_equal(made.psf[0], expected.psf[0])
+    np.testing.assert_array_equal(made.meta["saturated"], expected.meta["saturated"])
+    np.testing.assert_array_equal(made.meta["scale"], expected.meta["scale"])
+    assert made.meta["notes"] == expected.meta["notes"]
+    np.testing.assert_array_equal(np.asarray(made[0]), expected[0].image)
+
+
+def test_masks_on_a_gpu(cupy):
+    ref, sci, _ = make((96, 96), n_stars=12)
+    bad = np.zeros(ref.shape, bool)
+    bad[40:45, 50] = True
+    expected = run(ref, sci, ref_masks=bad)
+    made = run(cupy.asarray(ref), cupy.asarray(sci), ref_masks=cupy.asarray(bad))
+    np.testing.assert_array_equal(made.mask.get(), expected.mask)
+    np.testing.assert_array_equal(made.image.get(), expected.image)
+
+
+def test_what_a_gpu_cannot_do_is_told(cupy):
+    image = cupy.asarray(np.ones((64, 64), np.float32))
+    with pytest.raises(TypeError, match=r"`refs` is on cpu.*move"):
+        run(np.ones((64, 64)), image)
+    with pytest.raises(TypeError, match="`out` is not taken for images on a GPU"):
+        run(image, image, out=image)
+    with pytest.raises(TypeError, match="methods for a GPU are 'zogy'"):
+        subtract_batch(image, image, method="psf-match")

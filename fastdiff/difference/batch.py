@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ _METHODS = {
     "zogy": "fastdiff.difference.zogy",
 }
 
+_ON_GPU = ("zogy",)  # methods that take arrays on a GPU
 _UINT16_FULL = 65535
 # Values of `Difference.meta` with one entry an image.
 _PER_IMAGE = (
@@ -138,7 +140,7 @@ class Difference:
 
 @dataclasses.dataclass
 class Frames:
-    """What a method works on: checked NumPy arrays, C order, native byte order.
+    """What a method works on: checked NumPy arrays (CuPy on a GPU), C order, native byte order.
 
     Attributes
     ----------
@@ -199,6 +201,8 @@ def subtract_batch(
         Reference and science images in counts on one pixel grid, at least 32 x 32 pixels.
         One reference, (ny, nx) or (1, ny, nx), may serve many science images. NaN and
         infinity mark bad pixels. Integers (uint16 counts too) and any byte order are taken.
+        "zogy" takes CuPy arrays too: transforms, filters and sums stay on the GPU; the search
+        for stars, and with it sky and PSFs, sees one copy in the memory of the CPU.
     method : {"transinet", "psf-match", "zogy"}
         "transinet": a network that paints what changed, without noise [1]_.
         "psf-match": the sharper image convolved with the kernel that matches its PSF to that
@@ -288,12 +292,16 @@ def subtract_batch(
         sci_variances=sci_variances,
     )
     if device != "cpu":
-        raise TypeError(
-            f"`scis` is on {device}; method {method!r} takes arrays in the memory of the CPU "
-            "(its network may still run on a GPU): call `.cpu()` on a tensor, `.get()` on a "
-            "CuPy array"
-        )
+        _check_gpu(method, device, out)
+        threads = 1  # whose stream is the caller's
     ref_door, sci_door = arrays.as_images(refs, "refs"), arrays.as_images(scis, "scis")
+    for name, door in (("refs", ref_door), ("scis", sci_door)):
+        if device != "cpu" and door.kind == "torch":
+            raise TypeError(
+                f"`{name}` is a CUDA tensor; method {method!r} takes CuPy arrays: pass "
+                "`cupy.asarray(tensor)`, and make tensors of the results by `torch.as_tensor`"
+            )
+    xp = arrays.namespace(sci_door.data)
     shape = _check_shapes(ref_door, sci_door)
     if ref_door.data.dtype != sci_door.data.dtype:
         # One of each would be one more compile of every loop.
@@ -305,7 +313,7 @@ def subtract_batch(
     ]
     full = [_saturated(door, saturation) for door in (ref_door, sci_door)]
     bad = [
-        _any(mask, door.mask, saturated, None if variance is None else ~np.isfinite(variance))
+        _any(mask, door.mask, saturated, None if variance is None else ~xp.isfinite(variance))
         for mask, door, saturated, variance in zip(
             (
                 _as_masks(ref_masks, "ref_masks", shape),
@@ -337,7 +345,7 @@ def subtract_batch(
     for name in (*_MAPS, *_LISTS):
         extra = frames.extras.get(name)
         if name in _MAPS and extra is not None:
-            np.copyto(extra, np.nan, where=targets.work[2])
+            xp.copyto(extra, np.nan, where=targets.work[2])
             extra = sci_door.like(extra)
         elif extra is not None and sci_door.single:
             extra = extra[0]
@@ -357,6 +365,17 @@ def _check_options(method: str, subtract: Callable[..., Any], options: Mapping[s
                 f"subtract_batch has no option {name!r} for method {method!r}; its options are "
                 + ", ".join(known)
             )
+
+
+def _check_gpu(method: str, device: str, out: Any) -> None:
+    if method not in _ON_GPU:
+        raise TypeError(
+            f"`scis` is on {device}; method {method!r} takes arrays in the memory of the CPU "
+            "(its network may still run on a GPU): call `.cpu()` on a tensor, `.get()` on a "
+            f"CuPy array; methods for a GPU are {', '.join(map(repr, _ON_GPU))}"
+        )
+    if out is not None:
+        raise TypeError(f"`out` is not taken for images on a GPU, {device}: use what is returned")
 
 
 def _check_shapes(refs: Images, scis: Images) -> tuple[int, int, int]:
@@ -402,7 +421,8 @@ def _as_variances(x: Any, name: str, shape: tuple[int, int, int]) -> NDArray[Any
         n_negative = int((variance < 0).sum())
         raise ValueError(
             f"`{name}` is negative in {n_negative} of {variance.size} pixels (lowest "
-            f"{np.nanmin(variance):.4g}); a variance is 0 or more: mark pixels without one as NaN"
+            f"{float(variance[variance < 0].min()):.4g}); a variance is 0 or more: mark pixels "
+            "without one as NaN"
         )
     return variance
 
@@ -428,13 +448,14 @@ def _saturated(door: Images, saturation: Any) -> NDArray[np.bool_] | None:
 def _any(*masks: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
     """Union of the masks that are there."""
     there = [mask for mask in masks if mask is not None]
-    return functools.reduce(np.logical_or, there) if there else None
+    return functools.reduce(operator.or_, there) if there else None
 
 
 def _positions(saturated: NDArray[np.bool_] | None, shape: tuple[int, ...]) -> NDArray[np.int64]:
     if saturated is None:
         return np.empty((0, 3), np.int64)
-    return np.argwhere(np.broadcast_to(saturated, shape))
+    xp = arrays.namespace(saturated)
+    return arrays.on_host(xp.argwhere(xp.broadcast_to(saturated, shape)))
 
 
 class _Targets:
@@ -452,6 +473,7 @@ class _Targets:
             self.given, names = [out, None, None], ["out", "", ""]
         dtypes = [(np.float32, np.float64), (np.float32, np.float64), (np.bool_,)]
         wanted = shape[1:] if scis.single else shape
+        xp = arrays.namespace(scis.data)
         self.views: list[NDArray[Any] | None] = []
         self.work: list[NDArray[Any]] = []
         for given, name, dtype in zip(self.given, names, dtypes, strict=True):
@@ -465,7 +487,7 @@ class _Targets:
                 and not any(np.may_share_memory(view, each) for each in inputs)
             )
             self.views.append(view)
-            self.work.append(view.reshape(shape) if usable else np.empty(shape, dtype[0]))
+            self.work.append(view.reshape(shape) if usable else xp.empty(shape, dtype[0]))
 
     def result(self) -> Difference:
         """The difference, once `work` is filled."""
@@ -506,9 +528,10 @@ def _finish(frames: Frames, mask: NDArray[np.bool_], noisy: bool) -> None:
         variance = np.broadcast_to(frames.sci_variances, frames.noise.shape)
         np.sqrt(variance, out=frames.noise, casting="same_kind")
         np.copyto(frames.noise, np.nan, where=np.isinf(frames.noise))
-    np.isfinite(frames.image, out=mask)
-    np.logical_not(mask, out=mask)
-    np.copyto(frames.image, np.nan, where=mask)
+    xp = arrays.namespace(mask)
+    xp.isfinite(frames.image, out=mask)
+    xp.logical_not(mask, out=mask)
+    xp.copyto(frames.image, np.nan, where=mask)
 
 
 def _silent(done: int, total: int) -> None:

@@ -1,0 +1,151 @@
+"""A stand-in for CuPy without a GPU: its arrays never become NumPy's behind one's back.
+
+As in CuPy, functions and operators take arrays of this kind and scalars; a NumPy array with axes,
+or a function that CuPy does not have, is a TypeError. `asarray` copies to the "device" and `get`
+back; `copies` lists the latter, so that a test can tell how often, and how much, came back.
+"""
+
+import sys
+import types
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+# What the tests may use of CuPy, each with the arguments of NumPy's function of that name.
+_FUNCTIONS = (
+    "abs", "arange", "argwhere", "ascontiguousarray", "broadcast_to", "copyto", "divide", "empty",
+    "empty_like", "exp", "flatnonzero", "full", "gradient", "isfinite", "logical_not", "maximum",
+    "may_share_memory", "minimum", "ones", "reciprocal", "sqrt", "where", "zeros",
+)  # fmt: skip
+_TRANSFORMS = ("fft", "rfft", "rfft2", "irfft2")
+
+copies = []
+"""Shape of each copy to the memory of the CPU."""
+
+
+class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that CuPy has
+    """An array on the pretended device."""
+
+    device = types.SimpleNamespace(id=0)
+
+    def __init__(self, values):
+        self._values = values
+
+    def get(self):
+        copies.append(self._values.shape)
+        return self._values.copy()
+
+    def __array__(self, *_args, **_options):
+        raise TypeError("implicit conversion to a NumPy array is not allowed: call `.get()`")
+
+    def __array_ufunc__(self, ufunc, method, *inputs, **options):
+        return _wrapped(getattr(ufunc, method)(*_values(inputs), **_values(options)))
+
+    def __array_function__(self, function, _types, arguments, options):
+        if function.__name__ not in _FUNCTIONS:
+            return NotImplemented
+        return _wrapped(function(*_values(arguments), **_values(options)))
+
+    def __getitem__(self, key):
+        return _wrapped(self._values[_values(key)])
+
+    def __setitem__(self, key, value):
+        self._values[_values(key)] = _values(value)
+
+    def __len__(self):
+        return len(self._values)
+
+    def __bool__(self):
+        return bool(self._values)
+
+    def __float__(self):
+        return float(self._values)
+
+    def __int__(self):
+        return int(self._values)
+
+    @property
+    def __cuda_array_interface__(self):
+        return self._values.__array_interface__ | {"version": 3}
+
+    @property
+    def real(self):
+        return _wrapped(self._values.real)
+
+    @property
+    def imag(self):
+        return _wrapped(self._values.imag)
+
+
+def _attribute(name):
+    return property(lambda self: getattr(self._values, name))
+
+
+def _method(name):
+    def call(self, *arguments, **options):
+        return _wrapped(getattr(self._values, name)(*_values(arguments), **_values(options)))
+
+    return call
+
+
+for _name in ("dtype", "flags", "ndim", "shape", "size"):
+    setattr(ndarray, _name, _attribute(_name))
+for _name in (
+    "all", "any", "astype", "conj", "copy", "max", "mean", "min", "ravel", "reshape", "sum", "take",
+):  # fmt: skip
+    setattr(ndarray, _name, _method(_name))
+
+
+def _values(given):
+    """NumPy arrays of those on the device; TypeError for what never was there."""
+    if isinstance(given, ndarray):
+        return given._values
+    if isinstance(given, np.ndarray) and given.ndim:
+        raise TypeError(f"unsupported type {type(given)}: `cupy.asarray` brings it to the device")
+    if isinstance(given, (tuple, list)):
+        return type(given)(_values(each) for each in given)
+    if isinstance(given, dict):
+        return {name: _values(each) for name, each in given.items()}
+    return given
+
+
+def _wrapped(made):
+    if isinstance(made, (np.ndarray, np.generic)):
+        return ndarray(np.asarray(made))  # a sum is an array without axes, as in CuPy
+    if isinstance(made, (tuple, list)):
+        return type(made)(_wrapped(each) for each in made)
+    return made
+
+
+def _on_device(function):
+    def call(*arguments, **options):
+        return _wrapped(function(*_values(arguments), **_values(options)))
+
+    return call
+
+
+def asarray(x, dtype=None):
+    """To the device."""
+    if isinstance(x, ndarray):
+        return x if dtype is None else x.astype(dtype)
+    return ndarray(np.array(x, dtype=dtype))
+
+
+def install(monkeypatch):
+    """Make `import cupy` find the stand-in; its module."""
+    cupy, fft = types.ModuleType("cupy"), types.ModuleType("cupy.fft")
+    for name in _FUNCTIONS:
+        setattr(cupy, name, _on_device(getattr(np, name)))
+    cupy.ndarray, cupy.asarray, cupy.fft = ndarray, asarray, fft
+    fft.fftshift = _on_device(np.fft.fftshift)
+    cupyx, cupyx_scipy = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
+    scipy_fft = types.ModuleType("cupyx.scipy.fft")
+    scipy_ndimage = types.ModuleType("cupyx.scipy.ndimage")
+    for name in _TRANSFORMS:
+        setattr(scipy_fft, name, _on_device(getattr(scipy.fft, name)))
+    scipy_ndimage.label = _on_device(scipy.ndimage.label)
+    for module in (cupy, fft, cupyx, cupyx_scipy, scipy_fft, scipy_ndimage):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    copies.clear()
+    return cupy
