@@ -3,9 +3,9 @@
 The cube is the paper's (Wang et al. 2017): 80 x 80 pixels, 1000 epochs, 400 predictors, photon
 noise of 1e-4, one sinusoidal variable. The plain way makes and solves the normal equations of
 each pixel with NumPy, and for a hold-out those of each fold, on some pixels; its cost is
-extrapolated to all. The floor is that of the operations that no exact method of this kind can
-save, k^3 / 3 a pixel for the factor, and for a hold-out k^2 n more, at the speed of a matrix
-product in float64.
+extrapolated to all. The floor is that of a factor for each pixel, k^3 / 3 operations, and for a
+hold-out by its hat matrix k^2 n more, at the speed of a matrix product in float64: neighbours that
+share their factors go below it.
 """
 
 from __future__ import annotations

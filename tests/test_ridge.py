@@ -25,22 +25,34 @@ def problem(rng, k, n_free=2, n_series=70):
     return np.concatenate([series, free]), targets, lists, counts
 
 
-def run(series, targets, lists, counts, *, n_free=2, strength=0.3, roots=None, own=None, which=None,
-        blocks=(), threads=1):  # fmt: skip
+def run(kernel, series, targets, lists, counts, *, n_free=2, strength=0.3, roots=None, own=None,
+        which=None, blocks=(), threads=1, gram=None):  # fmt: skip
     """(prediction, freedom, leverage, coefficients)"""
     n = len(targets)
     roots = np.ones(N_EPOCHS) if roots is None else roots
     weighted = series * roots
+    gram = weighted @ weighted.T if gram is None else gram
     outputs = (
         np.empty((n, N_EPOCHS)), np.empty(n), np.empty((n, N_EPOCHS)), np.zeros(lists.shape)
     )  # fmt: skip
+    blocks = np.array(blocks, np.int64).reshape(-1, 4)
     jit.run(
-        ridge.ridge_cpu, n, threads, series, weighted @ weighted.T, targets, lists, counts, n_free,
-        np.full(n, strength), roots, np.empty((0, N_EPOCHS)) if own is None else own,
-        np.full(n, -1) if which is None else which,
-        np.array(blocks, np.int64).reshape(-1, 4), *outputs,
+        getattr(ridge, f"{kernel}_cpu"), n, threads, series, *([gram] * (kernel == "single")),
+        targets, lists, counts, n_free, np.full(n, strength), roots,
+        np.empty((0, N_EPOCHS)) if own is None else own,
+        np.full(n, -1) if which is None else which, blocks, runs(blocks), *outputs,
     )  # fmt: skip
     return outputs
+
+
+def runs(blocks, most=5):
+    """Up to so many neighbours each, where they overlap."""
+    out, begin = [], 0
+    for end in range(1, len(blocks) + 1):
+        if end == len(blocks) or end - begin == most or blocks[end, 0] >= blocks[end - 1, 1]:
+            out.append((begin, end, blocks[begin, 0], blocks[end - 1, 1]))
+            begin = end
+    return np.array(out, np.int64).reshape(-1, 4)
 
 
 def penalties(count, n_free=2, strength=0.3):
@@ -52,16 +64,17 @@ WINDOWS = [(max(t - 4, 0), min(t + 5, N_EPOCHS), t, t + 1) for t in range(N_EPOC
 SINGLE = [(t, t + 1, t, t + 1) for t in range(N_EPOCHS)]
 
 
-@pytest.mark.parametrize("k", [1, 6, 7, 8, 9, 30, 80])
+@pytest.mark.parametrize("kernel", ["single", "dual"])
+@pytest.mark.parametrize("k", [1, 6, 8, 9, 30, 80])
 @pytest.mark.parametrize(
     "blocks", [(), FOLDS, WINDOWS, SINGLE], ids=["all", "folds", "windows", "1"]
 )
-def test_kernel_agrees_with_fits_of_their_own(rng, k, blocks):
+def test_kernel_agrees_with_fits_of_their_own(rng, kernel, k, blocks):
     """Also with more predictors than epochs."""
     series, targets, lists, counts = problem(rng, k, n_series=100)
     weights = rng.uniform(0.5, 2, N_EPOCHS)
     weights[[5, 40]] = 0
-    made = run(series, targets, lists, counts, roots=np.sqrt(weights), blocks=blocks)
+    made = run(kernel, series, targets, lists, counts, roots=np.sqrt(weights), blocks=blocks)
     for i, target in enumerate(targets):
         count = counts[i]
         x, y, penalty = series[lists[i, :count]], series[target], penalties(counts[i])
@@ -71,20 +84,65 @@ def test_kernel_agrees_with_fits_of_their_own(rng, k, blocks):
         np.testing.assert_allclose(made[1][i], np.trace(hat), rtol=1e-8)
         np.testing.assert_allclose(made[2][i], np.diag(hat), atol=1e-9)
         fitted = reference.coefficients(x, y, weights, penalty)
-        np.testing.assert_allclose(made[3][i, :count], fitted, atol=1e-7 * np.abs(fitted).max())
+        known = count if kernel == "single" else count - 2
+        np.testing.assert_allclose(
+            made[3][i, :known], fitted[:known], atol=1e-7 * np.abs(fitted).max()
+        )
 
 
-def test_weights_of_its_own_are_a_fit_of_its_own(rng):
+@pytest.mark.parametrize("kernel", ["single", "dual"])
+@pytest.mark.parametrize("gap", [3, 10, 45])
+@pytest.mark.parametrize("given", [True, False])
+def test_weights_of_its_own_are_a_fit_of_its_own(rng, kernel, gap, given):
+    """Whether the lost epochs are taken from a Gram matrix, or it is made from those that stay."""
     series, targets, lists, counts = problem(rng, 20)
-    own = rng.uniform(0.2, 3, (2, N_EPOCHS))
-    own[0, 20:30] = 0
-    which = np.array([1, -1, 0])
-    made = run(series, targets, lists, counts, own=own, which=which, blocks=FOLDS)
+    own = np.ones((2, N_EPOCHS)) if given else rng.uniform(0.2, 3, (2, N_EPOCHS))
+    own[0, 10 : 10 + gap] = 0
+    which = np.array([1, -1 if given else 0, 0])
+    made = run(
+        kernel, series, targets, lists, counts, own=own, which=which, blocks=WINDOWS,
+        gram=None if given else np.empty((0, 0)),
+    )  # fmt: skip
     for i, target in enumerate(targets):
         weights = own[which[i]] ** 2 if which[i] >= 0 else np.ones(N_EPOCHS)
         x, y = series[lists[i, : counts[i]]], series[target]
-        expected = reference.predict(x, y, weights, penalties(counts[i]), FOLDS)
+        expected = reference.predict(x, y, weights, penalties(counts[i]), WINDOWS)
         np.testing.assert_allclose(made[0][i], expected, atol=1e-8 * np.abs(y).max())
+
+
+def neighbours(rng, n, k, n_series=120):
+    """Targets whose lists move along the series: all of a run, some of it, or one has a series."""
+    trends = rng.normal(size=(4, N_EPOCHS)).cumsum(1)
+    series = rng.normal(size=(n_series, 4)) @ trends + 0.1 * rng.normal(size=(n_series, N_EPOCHS))
+    free = np.polynomial.legendre.legvander(np.linspace(-1, 1, N_EPOCHS), 1).T
+    counts = k - np.arange(n) % 3 + 2
+    lists = np.zeros((n, k + 2), np.int32)
+    for i, count in enumerate(counts):
+        lists[i, : count - 2] = n + 2 * i + np.arange(count - 2)
+        lists[i, count - 2 : count] = n_series, n_series + 1
+    return np.concatenate([series, free]), np.arange(n), lists, counts
+
+
+@pytest.mark.parametrize("k", [3, 12, 40, 52])
+@pytest.mark.parametrize("n", [1, 2, 5, 16, 17, 23])
+def test_runs_that_share_a_factor_are_fits_of_their_own(rng, k, n):
+    series, targets, lists, counts = neighbours(rng, n, k)
+    weights = rng.uniform(0.5, 2, N_EPOCHS)
+    weighted = series * np.sqrt(weights)
+    prediction, coefficients = np.full((n, N_EPOCHS), np.nan), np.zeros(lists.shape)
+    jit.run(
+        ridge.shared_cpu, -(-n // ridge.RUN), 1, series, weighted @ weighted.T, targets, lists,
+        counts, 2, 0.3, 3, 58, prediction, coefficients,
+    )  # fmt: skip
+    assert np.isnan(prediction[:, :3]).all()
+    assert np.isnan(prediction[:, 58:]).all()
+    for i, target in enumerate(targets):
+        x, y = series[lists[i, : counts[i]]], series[target]
+        fitted = reference.coefficients(x, y, weights, penalties(counts[i]))
+        scale = np.abs(fitted).max()
+        np.testing.assert_allclose(coefficients[i, : counts[i]], fitted, atol=1e-9 * scale)
+        expected = (fitted @ x)[3:58]
+        np.testing.assert_allclose(prediction[i, 3:58], expected, atol=1e-9 * np.abs(y).max())
 
 
 def test_scores_are_those_of_the_fit(rng):
@@ -107,10 +165,11 @@ def test_scores_are_those_of_the_fit(rng):
             assert freedom[i, j] == pytest.approx(np.trace(hat), rel=1e-8)
 
 
-def test_same_bits_whatever_the_threads(rng):
+@pytest.mark.parametrize("kernel", ["single", "dual"])
+def test_same_bits_whatever_the_threads(rng, kernel):
     problem_ = problem(rng, 30)
-    for a, b in zip(run(*problem_, blocks=FOLDS), run(*problem_, blocks=FOLDS, threads=3),
-                    strict=True):  # fmt: skip
+    one, three = (run(kernel, *problem_, blocks=FOLDS, threads=n) for n in (1, 3))
+    for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)
 
 

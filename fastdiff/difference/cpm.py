@@ -11,7 +11,8 @@ image, no PSF and no registration better than a PSF's width are needed. The coef
 chi^2 plus a penalty on their squares (eq. 3); a constant, or a polynomial of time, goes without.
 
 A fit that sees an event fits a part of it away. By default each tenth of the epochs is therefore
-predicted by a fit to the other nine, exactly and without a second fit: `fastdiff.kernels.ridge`.
+predicted by a fit to the other nine. Pixels beside each other share most of their predictors, and
+so most of the work of each fit: `fastdiff.kernels.ridge`.
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ _LEAST_PREDICTORS = 0.1  # of what is asked for, that the smallest field must al
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
 _WHOLE = 8000  # pixels whose Gram matrix is made at once
 _TILE = 32  # pixels, side of a tile of a larger cube
-_CHUNK = 64  # targets between two steps of the progress
+_CHUNK = 64 * kernel.RUN  # targets between two steps of the progress
+_SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
 _RIDGES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
 _SAMPLE = 48  # pixels that choose the ridge
+_SAMPLE_TILES = 6  # of a cube of many tiles, in which they lie
 _LEAST_RIDGE = 1e-13  # of that diagonal: below, rounding errors make the coefficients
 _MAX_TIME_ORDER = 5
 _RULES = ("nearest", "brightness", "cosine", "random")
@@ -67,8 +70,7 @@ class CPMResult:
     ridge : float or ndarray, (ny, nx)
         Strength of the penalty, lambda of eq. 3.
     freedom : ndarray of float64, (ny, nx), or None
-        Degrees of freedom of each fit, the trace of its hat matrix; None for ``holdout=None``
-        without ``leverage=True``.
+        Degrees of freedom of each fit, the trace of its hat matrix, with ``leverage=True``.
     leverage : ndarray of float32, (n_epochs, ny, nx), or None
         Diagonal of the hat matrix, with ``leverage=True``.
     n_predictors : ndarray of int64, (ny, nx)
@@ -243,7 +245,8 @@ def cpm_subtract(
     time_order : int
         Order of the polynomial of the epoch's number that is fitted without a penalty.
     coefficients, leverage : bool
-        Whether to return them; `leverage` costs what a hold-out costs.
+        Whether to return them. `leverage`, which comes with the degrees of freedom, needs a factor
+        of its own for each pixel: several times the cost.
     seed : int
         Of ``predictors="random"``.
     out : ndarray, (n_epochs, ny, nx), optional
@@ -275,8 +278,14 @@ def cpm_subtract(
     variable star whose wings fill such a field most is predicted by its own wings: 2 % were left
     of a T Tauri star in 10 x 10 pixels of TESS, but 88 % of a fainter star in 10 x 11 of K2.
 
-    Cost: for k predictors and n epochs k^3 / 3 operations a pixel without, and k^2 n more with a
-    hold-out; memory: the square of the pixels of a tile.
+    Cost in operations a pixel, for k predictors and n epochs: about k^3 / 12 for each fit, which
+    are as many as folds, where neighbours share the weights; k^3 / 3 + k^2 n for a window about
+    each epoch, or a pixel with bad epochs; n^2 k + n^3 where that is less, which it is for fewer
+    epochs than predictors. The cheapest way is taken; all are exact. Memory: the square of the
+    pixels of a tile, twice with folds.
+
+    A cube of more than 8000 pixels is cut into tiles. One strength is chosen for all of them, from
+    pixels in the middle of six tiles spread over the cube.
 
     Examples
     --------
@@ -421,10 +430,9 @@ class _Problem:
         if out is None:
             out = np.empty(self.shape, np.float32 if self.data.dtype == np.float32 else np.float64)
         image = out
-        with_z = len(self.blocks) > 0 or self.leverage
         maps = {
             "ridge": np.full((ny, nx), np.nan),
-            "freedom": np.full((ny, nx), np.nan) if with_z else None,
+            "freedom": np.full((ny, nx), np.nan) if self.leverage else None,
             "leverage": np.full(self.shape, np.nan, np.float32) if self.leverage else None,
             "n_predictors": np.zeros((ny, nx), np.int64),
             "coefficients": {} if self.coefficients else None,
@@ -433,6 +441,8 @@ class _Problem:
         n_tiles = 0
         if saved is not None:
             n_tiles, ridge = saved.read(maps, ridge)
+        if ridge in _CHOICES and self.ridge_per == "image":
+            ridge = self.choose_ridge(ridge)
         for number, (window, inner) in enumerate(self.tiles()):
             if number < n_tiles:
                 shines = True
@@ -442,12 +452,9 @@ class _Problem:
             image[:, *inner] = np.nan
             tile = _Tile(self, window, inner)
             shines |= tile.shines
-            if ridge in _CHOICES and self.ridge_per == "image":
-                # One strength for the image: that of the first tile with something to fit.
-                ridge = tile.choose_ridge(ridge) if len(tile.targets) else ridge
             for count in tile.fit(ridge, image, maps):
                 done += count
-                report(done, ny * nx)
+                report(round(done), ny * nx)
             if saved is not None:
                 image.flush()
                 saved.write(number + 1, maps, ridge)
@@ -471,6 +478,39 @@ class _Problem:
             },
             _cube=self.data, **maps,
         )  # fmt: skip
+
+    def choose_ridge(self, how: str) -> float | str:
+        """Strength with the least sum of the logarithms of the scores of a sample of pixels."""
+        tiles = list(self.tiles())
+        if len(tiles) > 1:
+            spread = np.linspace(0, len(tiles) - 1, min(len(tiles), _SAMPLE_TILES))
+            tiles = [self.middle(*tiles[int(i)]) for i in np.round(spread)]
+        n_each = -(-_SAMPLE // max(len(tiles), 1))
+        sampled = []
+        for tile in (_Tile(self, *cut) for cut in tiles):
+            if n := len(tile.targets):
+                chosen = np.unique(np.linspace(0, n - 1, n_each).astype(np.int64))
+                sampled.append((tile, chosen))
+        if not sampled:
+            return how
+        scale = float(np.mean([tile.scale for tile, _ in sampled]))
+
+        def best(grid: NDArray[np.float64]) -> float:
+            total = sum(tile.scores(how, chosen, grid * scale).sum(0) for tile, chosen in sampled)
+            return float(grid[int(np.argmin(total))])
+
+        return best(best(_RIDGES) * 10.0 ** (np.arange(-2, 3) / 3)) * scale
+
+    def middle(self, window: Any, inner: Any) -> tuple[Any, Any]:
+        """The same for 3 x 3 pixels in the middle of a tile, with as much around them."""
+        cut = []
+        for outside, inside, size in zip(window, inner, self.shape[1:], strict=True):
+            start = (inside.start + inside.stop) // 2
+            stop = min(start + 3, inside.stop)
+            length = min(size, outside.stop - outside.start - _TILE + 3)
+            first = min(max(start - length // 2, 0), size - length)
+            cut.append((slice(first, first + length), slice(start, stop)))
+        return tuple(c[0] for c in cut), tuple(c[1] for c in cut)
 
     def scatter(self, image: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Maps of rms and of variability, (ny, nx), made epoch by epoch."""
@@ -588,9 +628,10 @@ class _Tile:
         usable = (n_good >= _LEAST_GOOD * weighted.sum()) & ~problem.excluded[window].ravel()
         usable &= n_good > self.n_free
         self.shines = bool((n_good > self.n_free).any())
-        y, x = np.mgrid[inner]
+        y, x = (axis.ravel() for axis in np.mgrid[inner])
+        order = np.argsort(_z_order(y - inner[0].start, x - inner[1].start))
         local = np.ravel_multi_index(
-            ((y - window[0].start).ravel(), (x - window[1].start).ravel()), self.size
+            ((y - window[0].start)[order], (x - window[1].start)[order]), self.size
         )
         lists, counts = self.choose_predictors(local, usable)
         fitted = (counts > 0) & (n_good[local] > self.n_free)
@@ -613,6 +654,20 @@ class _Tile:
             return np.zeros((0, 0))
         rows = self.series * self.problem.roots
         return rows @ rows.T
+
+    @functools.cached_property
+    def spare(self) -> NDArray[np.float64]:
+        return np.empty_like(self.gram)
+
+    def gram_without(self, first: int, stop: int) -> NDArray[np.float64]:
+        """The Gram matrix of the epochs outside of first <= n < stop, valid until the next."""
+        if first == stop:
+            return self.gram
+        rows = self.series[:, first:stop] * self.problem.roots[first:stop]
+        for i in range(0, len(rows), 512):  # the product stays in a cache
+            part = np.s_[i : i + 512]
+            np.subtract(self.gram[part], rows[part] @ rows.T, out=self.spare[part])
+        return self.spare
 
     @functools.cached_property
     def own(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
@@ -641,19 +696,23 @@ class _Tile:
         counts = np.zeros(len(targets), np.int64)
         if not wanted or not len(offsets):
             return lists, counts
-        if problem.rule == "nearest":
-            order = None
-        elif problem.rule == "brightness":
+        ny, nx = self.size
+        # The closest are mostly among a few times their number, in a corner of the field too.
+        reaches = [6 * wanted, len(offsets)] if problem.rule == "nearest" else [len(offsets)]
+        if problem.rule == "brightness":
             order = self.mean
         elif problem.rule == "cosine":
             raw = self.series[: len(self.mean)] + self.mean[:, None]
             raw /= np.maximum(np.linalg.norm(raw, axis=1, keepdims=True), 1e-300)
         for i, target in enumerate(targets):
             y, x = divmod(int(target), self.size[1])
-            rows, columns = offsets[:, 0] + y, offsets[:, 1] + x
-            inside = (rows >= 0) & (rows < self.size[0]) & (columns >= 0) & (columns < self.size[1])
-            allowed = rows[inside] * self.size[1] + columns[inside]
-            allowed = allowed[usable[allowed]]
+            for reach in reaches:
+                rows, columns = offsets[:reach, 0] + y, offsets[:reach, 1] + x
+                inside = (rows >= 0) & (rows < ny) & (columns >= 0) & (columns < nx)
+                allowed = rows[inside] * nx + columns[inside]
+                allowed = allowed[usable[allowed]]
+                if len(allowed) >= wanted:
+                    break
             if problem.rule == "brightness":
                 allowed = allowed[np.argsort(np.abs(order[allowed] - order[target]), kind="stable")]
             elif problem.rule == "cosine":
@@ -675,22 +734,13 @@ class _Tile:
             squares = squares * (own**2).mean()
         return float(squares[squares > 0].mean()) if (squares > 0).any() else 1.0
 
-    def choose_ridge(self, how: str) -> float:
-        """Strength with the least sum of the logarithms of the pixels' scores."""
-        sample = np.unique(np.linspace(0, len(self.targets) - 1, _SAMPLE).astype(np.int64))
-        grid, scale = _RIDGES, self.scale
-        best = grid[int(np.argmin(self.scores(how, sample, grid * scale).sum(0)))]
-        finer = best * 10.0 ** np.array([-2 / 3, -1 / 3, 0, 1 / 3, 2 / 3])
-        best = finer[int(np.argmin(self.scores(how, sample, finer * scale).sum(0)))]
-        return float(best * scale)
-
     def scores(
         self, how: str, sample: NDArray[np.int64], ridges: NDArray[np.float64]
     ) -> NDArray[np.float64]:
         """(n, n_ridges): logarithms of the mean squared error that each strength promises."""
         problem = self.problem
         n = float((problem.roots > 0).sum())
-        if how == "gcv" and problem.variance is None:
+        if how == "gcv" and problem.variance is None and not self.few_epochs:
             square, freedom = np.empty((2, len(sample), len(ridges)))
             jit.run(
                 kernel.scores_cpu, len(sample), problem.threads, self.gram, self.targets[sample],
@@ -720,57 +770,115 @@ class _Tile:
         self, chosen: NDArray[np.int64], ridge: NDArray[np.float64], blocks: NDArray[np.int64], *,
         leverage: bool = False, coefficients: bool = False,
     ) -> tuple[NDArray[np.float64], ...]:  # fmt: skip
+        """Prediction, freedom, leverage and coefficients by a factor for each target."""
         problem, n = self.problem, len(chosen)
         own, which = self.own
         prediction, freedom = np.empty((n, problem.shape[0])), np.full(n, np.nan)
         leverages = np.empty((n if leverage else 0, problem.shape[0]))
         values = np.zeros((n if coefficients else 0, self.lists.shape[1]))
-        jit.run(
-            kernel.ridge_cpu, n, problem.threads, self.series, self.gram, self.targets[chosen],
-            self.lists[chosen], self.counts[chosen], self.n_free, ridge, problem.roots, own,
-            which[chosen], blocks, prediction, freedom, leverages, values,
+        rest = (
+            self.targets[chosen], self.lists[chosen], self.counts[chosen], self.n_free, ridge,
+            problem.roots, own, which[chosen], blocks, _runs(blocks), prediction, freedom,
+            leverages, values,
         )  # fmt: skip
+        if self.few_epochs:
+            jit.run(kernel.dual_cpu, n, problem.threads, self.series, *rest)
+        else:
+            jit.run(kernel.single_cpu, n, problem.threads, self.series, self.gram, *rest)
         return prediction, freedom, leverages, values
 
-    def fit(self, ridge: float | str, image: NDArray[Any], maps: dict[str, Any]) -> Iterator[int]:
-        """Fill the maps at the targets; after each chunk, how many pixels are done."""
+    @property
+    def few_epochs(self) -> bool:
+        """Whether a matrix of epochs costs less than one of predictors."""
+        n, k = self.problem.shape[0], float(np.median(self.counts))
+        return n**2 * k + n**3 < k**3 / 3 + k**2 * n
+
+    def fits(self, ridge: float | str) -> NDArray[np.int64]:
+        """Blocks whose fits neighbours share, or none where a factor for each target costs less."""
+        problem = self.problem
+        n, k = problem.shape[0], float(np.median(self.counts))
+        whole = np.array([[0, 0, 0, n]])
+        if problem.leverage or problem.variance is not None or isinstance(ridge, str):
+            return whole[:0]
+        fits = problem.blocks
+        if not len(fits) or problem.coefficients or (problem.roots == 0).any():
+            fits = np.concatenate([whole, fits])
+        alone = k**3 / 3 + (k**2 * n if len(problem.blocks) else 0)
+        if self.few_epochs:
+            alone = n**2 * k + n**3
+        return fits if len(fits) * _SHARED * k**3 / 3 < alone else whole[:0]
+
+    def fit(self, ridge: float | str, image: NDArray[Any], maps: dict[str, Any]) -> Iterator[float]:
+        """Fill the image and the maps at the targets; from time to time, how many more are done."""
         problem = self.problem
         n_inner = int(np.prod([s.stop - s.start for s in self.inner]))
+        yield n_inner - len(self.targets)
+        if not len(self.targets):
+            return
         least = _LEAST_RIDGE * self.scale
-        for first in range(0, len(self.targets), _CHUNK):
-            chosen = np.arange(first, min(first + _CHUNK, len(self.targets)))
+        fits = self.fits(ridge)
+        together = np.flatnonzero(self.own[1] < 0) if len(fits) else np.empty(0, np.int64)
+        strength = np.maximum(float(ridge), least) if len(fits) else np.nan
+        prediction = np.empty((len(together), problem.shape[0]))
+        values = np.zeros((len(together) if problem.coefficients else 0, self.lists.shape[1]))
+        idle = problem.roots == 0
+        for first, stop, begin, end in fits:
+            gram, kept = self.gram_without(first, stop), prediction[:, idle]
+            for chosen in _chunks(len(together)):
+                places = together[chosen]
+                jit.run(
+                    kernel.shared_cpu, -(-len(places) // kernel.RUN), problem.threads, self.series,
+                    gram, self.targets[places], self.lists[places], self.counts[places],
+                    self.n_free, strength, begin, end, prediction[chosen],
+                    values[chosen] if first == stop else values[:0],
+                )  # fmt: skip
+                yield len(places) / len(fits)
+            if first < stop:  # epochs without weight keep the prediction of the whole fit
+                prediction[:, idle] = kept
+        for chosen in _chunks(len(together)):
+            places = together[chosen]
+            strengths = np.full(len(places), strength)
+            self.write(places, strengths, prediction[chosen], image, maps, values=values[chosen])
+        alone = np.setdiff1d(np.arange(len(self.targets)), together)
+        for chosen in _chunks(len(alone)):
+            places = alone[chosen]
             if isinstance(ridge, str):
-                strengths = self.choose_each(ridge, chosen)
+                strengths = self.choose_each(ridge, places)
             else:
-                strengths = np.full(len(chosen), float(ridge))
+                strengths = np.full(len(places), float(ridge))
             strengths = np.maximum(strengths, least)
-            prediction, freedom, leverage, values = self.run(
-                chosen, strengths, problem.blocks, leverage=problem.leverage,
+            prediction, *others = self.run(
+                places, strengths, problem.blocks, leverage=problem.leverage,
                 coefficients=problem.coefficients,
             )  # fmt: skip
-            targets = self.targets[chosen]
-            y, x = np.divmod(targets, self.size[1])
-            y, x = y + self.window[0].start, x + self.window[1].start
-            rest = self.series[targets] - prediction
-            rest[self.bad[targets]] = np.nan
-            image[:, y, x] = rest.T
-            maps["ridge"][y, x] = strengths
-            maps["n_predictors"][y, x] = self.counts[chosen] - self.n_free
-            if maps["freedom"] is not None:
-                maps["freedom"][y, x] = freedom
-            if maps["leverage"] is not None:
-                maps["leverage"][:, y, x] = leverage.T
-            if maps["coefficients"] is not None:
-                for k, i in enumerate(chosen):
-                    count = self.counts[i] - self.n_free
-                    rows, columns = np.divmod(self.lists[i, :count], self.size[1])
-                    places = [rows + self.window[0].start, columns + self.window[1].start]
-                    place = int(y[k]), int(x[k])
-                    maps["coefficients"][place] = (
-                        np.stack(places, axis=1).astype(np.int64), values[k, :count].copy()
-                    )  # fmt: skip
-            yield len(chosen)
-        yield n_inner - len(self.targets)
+            self.write(places, strengths, prediction, image, maps, *others)
+            yield len(places)
+
+    def write(
+        self, chosen: NDArray[np.int64], strengths: NDArray[np.float64],
+        prediction: NDArray[np.float64], image: NDArray[Any], maps: dict[str, Any],
+        freedom: Any = None, leverage: Any = None, values: Any = None,
+    ) -> None:  # fmt: skip
+        """What was found for some targets, into the image and the maps."""
+        targets = self.targets[chosen]
+        y, x = np.divmod(targets, self.size[1])
+        y, x = y + self.window[0].start, x + self.window[1].start
+        rest = self.series[targets] - prediction
+        rest[self.bad[targets]] = np.nan
+        image[:, y, x] = rest.T
+        maps["ridge"][y, x] = strengths
+        maps["n_predictors"][y, x] = self.counts[chosen] - self.n_free
+        if maps["leverage"] is not None:
+            maps["freedom"][y, x] = freedom
+            maps["leverage"][:, y, x] = leverage.T
+        if maps["coefficients"] is not None:
+            for k, i in enumerate(chosen):
+                count = self.counts[i] - self.n_free
+                rows, columns = np.divmod(self.lists[i, :count], self.size[1])
+                places = [rows + self.window[0].start, columns + self.window[1].start]
+                maps["coefficients"][int(y[k]), int(x[k])] = (
+                    np.stack(places, axis=1).astype(np.int64), values[k, :count].copy()
+                )  # fmt: skip
 
     def choose_each(self, how: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         grid = _RIDGES * self.scale
@@ -778,6 +886,36 @@ class _Tile:
 
 
 _NO_BLOCKS = np.empty((0, 4), np.int64)
+
+
+def _z_order(y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places on the curve on which each run of 2^k pixels is a square, or two side by side."""
+    place = np.zeros_like(y)
+    for bit in range(31):
+        place |= ((x >> bit) & 1) << (2 * bit) | ((y >> bit) & 1) << (2 * bit + 1)
+    return place
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for first in range(0, n, _CHUNK):
+        yield slice(first, min(first + _CHUNK, n))
+
+
+def _runs(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 4): begin and end of blocks that overlap, and the first epoch and the stop of all."""
+    runs, begin = [], 0
+    while begin < len(blocks):
+        first, stop = blocks[begin, :2]
+        longest, end = stop - first, begin + 1
+        while end < min(begin + kernel.RUN, len(blocks)):
+            low, high = min(first, blocks[end, 0]), max(stop, blocks[end, 1])
+            longest = max(longest, blocks[end, 1] - blocks[end, 0])
+            if high - low > 1.5 * longest + kernel.RUN:
+                break
+            first, stop, end = low, high, end + 1
+        runs.append((begin, end, first, stop))
+        begin = end
+    return np.array(runs, np.int64).reshape(-1, 4)
 
 
 def _single_epochs(n: int) -> NDArray[np.int64]:
