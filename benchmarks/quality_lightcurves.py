@@ -4,9 +4,11 @@
 
 Parts: `classes` (the shipped models beside a random forest on the features), `pairs` (Table II of
 Mahabal et al. 2017), `grids` (its Table III), `background` (its Table IV), `sdss` (transfer to RR
-Lyrae of SDSS Stripe 82) and `speed`. FOLDER holds crts/ and sdss_rrlyrae/. Networks of `pairs`,
-`grids` and `background` are trained on the spot, on the split "train" and measured on `--split`;
---steps and --network say how. Writes Markdown to standard output and pictures to --pictures.
+Lyrae of SDSS Stripe 82), `periods` (theirs) and `speed`. FOLDER holds crts/ and sdss_rrlyrae/.
+Networks of `pairs`, `grids` and `background` are trained on the spot, on the split "train", and
+measured on `--split`, with --seeds seeds each: mean, and in brackets the standard deviation in
+units of the last digit. Their figures are kept in --out, where an interrupted run goes on. Writes
+Markdown to standard output and pictures to --pictures.
 
 The random forests need scikit-learn.
 """
@@ -14,10 +16,15 @@ The random forests need scikit-learn.
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
+import json
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +32,9 @@ import fastdiff.lightcurves.classify as lc
 from fastdiff.lightcurves.curves import read_curves
 from fastdiff.training import crts
 
-SEED = 20_261_121  # of thinned curves and of random forests
+SEED = 20_261_121  # of thinned curves, random forests and networks
+STEPS = {"grids": 600, "pairs": 150, "background": 300}  # about 15 times over the curves and more
+N_POINTS = 300  # of a curve in `speed`
 
 
 # ---------------------------------------------------------------- figures
@@ -62,15 +71,15 @@ def for_sky(p: np.ndarray, learnt: np.ndarray) -> np.ndarray:
     return odds / odds.sum(1, keepdims=True)
 
 
-def two_classes(found: np.ndarray, y: np.ndarray) -> dict[str, float]:
+def two_classes(found: np.ndarray, y: np.ndarray) -> dict[str, Any]:
     """Recall and F1 of both, and Matthews' coefficient."""
     tp, tn = ((found == 1) & (y == 1)).sum(), ((found == 0) & (y == 0)).sum()
     fp, fn = ((found == 1) & (y == 0)).sum(), ((found == 0) & (y == 1)).sum()
     norm = np.sqrt(float(tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return {
-        "recall": (tn / (tn + fp), tp / (tp + fn)),
-        "f1": (2 * tn / max(2 * tn + fp + fn, 1), 2 * tp / max(2 * tp + fp + fn, 1)),
-        "mcc": (float(tp) * tn - float(fp) * fn) / norm if norm else 0.0,
+        "recall": (float(tn / (tn + fp)), float(tp / (tp + fn))),
+        "f1": (float(2 * tn / max(2 * tn + fp + fn, 1)), float(2 * tp / max(2 * tp + fp + fn, 1))),
+        "mcc": float(float(tp) * tn - float(fp) * fn) / norm if norm else 0.0,
     }
 
 
@@ -99,21 +108,23 @@ def thinned(d: crts.LabelledCurves, share: float) -> crts.LabelledCurves:
     )
 
 
-def classify(model: str, d: crts.LabelledCurves, errors: bool = True) -> np.ndarray:
+def classify(
+    model: str, d: crts.LabelledCurves, errors: bool = True, threads: int | None = None
+) -> np.ndarray:
     """Probabilities that a shipped model, or a file, gives."""
-    magerr = d.magerr if errors else None
-    found = lc.classify_light_curves(d.time, d.mag, d.offsets, magerr=magerr, model=model)
-    return found.probabilities
+    return lc.classify_light_curves(
+        d.time, d.mag, d.offsets, magerr=d.magerr if errors else None, model=model, threads=threads
+    ).probabilities
 
 
 def network_input(contract: lc.Contract, d: crts.LabelledCurves) -> np.ndarray:
     return contract.network_input(read_curves(d.time, d.mag, d.offsets, d.magerr))
 
 
-def forest(x: np.ndarray, y: np.ndarray):
+def forest(x: np.ndarray, y: np.ndarray, seed: int = 0):
     from sklearn.ensemble import RandomForestClassifier
 
-    return RandomForestClassifier(300, random_state=SEED, n_jobs=1).fit(_finite(x), y)
+    return RandomForestClassifier(300, random_state=SEED + seed, n_jobs=1).fit(_finite(x), y)
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
@@ -217,32 +228,78 @@ def draw_reliability(path: Path, p: np.ndarray, y: np.ndarray) -> None:
     pyplot.close(figure)
 
 
-def trained(a, x, y, shape, n_classes, held_out) -> np.ndarray:
+# ---------------------------------------------------------------- trained here, seed by seed
+
+
+class Measured:
+    """Figures of networks that are trained here, kept in a file so that nothing is done twice."""
+
+    def __init__(self, a: argparse.Namespace):
+        self.a, self.path = a, a.out / "figures.json"
+        self.known = json.loads(self.path.read_text()) if self.path.exists() else {}
+
+    def __call__(self, name: str, make: Callable[[int], dict], seeds: int = 0) -> dict:
+        """Figures of all seeds as arrays; `make(seed)` is called for those that are missing."""
+        a, made = self.a, []
+        for seed in range(seeds or a.seeds):
+            key = f"{name}, split {a.split}, seed {seed}"
+            if key not in self.known:
+                self.known[key] = make(seed)
+                a.out.mkdir(parents=True, exist_ok=True)
+                part = self.path.with_suffix(".part")
+                part.write_text(json.dumps(self.known, indent=1))
+                part.replace(self.path)
+                print(key, self.known[key], file=sys.stderr, flush=True)
+            made.append(self.known[key])
+        return {column: np.array([one[column] for one in made]) for column in made[0]}
+
+
+def spread(values: np.ndarray, digits: int = 3) -> str:
+    """Mean, and standard deviation in units of the last digit."""
+    if len(values) < 2:
+        return f"{values.mean():.{digits}f}"
+    return f"{values.mean():.{digits}f} ({round(values.std(ddof=1) * 10**digits)})"
+
+
+def trained(a, x, y, shape, n_classes, held_out, steps, seed) -> np.ndarray:
     """Probabilities on held-out images of a network trained here on (copies, n, ny, nx)."""
     import torch
 
     from fastdiff.training import dmdt
 
     make = {"shallow": dmdt.shallow_network, "deep": dmdt.deep_network}[a.network]
-    torch.manual_seed(SEED)
+    torch.manual_seed(SEED + seed)
     with tempfile.TemporaryDirectory(prefix="fastdiff-quality-") as folder:
         network = dmdt.fit(
             make(n_classes, shape), x, y,
-            out=folder, steps=a.steps, seed=SEED, balance=a.balance, progress=False,
+            out=folder, steps=steps, seed=SEED + seed, balance=a.balance, progress=False,
+            smoothing=0.05, weight_decay=0.05,
         )  # fmt: skip
     with torch.no_grad():
         return network(torch.from_numpy(held_out)).softmax(1).numpy()
 
 
+def seven_classes(a, x, y, held, truth, steps, seed) -> dict[str, float]:
+    """Train for the seven classes and measure."""
+    p = trained(a, x, y, x.shape[2:], len(crts.CLASSES), held, steps, seed)
+    known = for_sky(p, np.bincount(y))
+    return {
+        **{name: float(value) for name, value in figures(p, truth).items()},
+        "sky": sky_accuracy(p, truth),
+        "sky known": sky_accuracy(known, truth),
+    }
+
+
 def part_pairs(a: argparse.Namespace) -> list[str]:
-    from fastdiff.training.dmdt import GENERIC_FEATURES, PAPER, samples
+    from fastdiff.training.dmdt import GENERIC_FEATURES, PAPER
 
     learn, check = crts.load_crts(a.data, "train"), crts.load_crts(a.data, a.split)
-    x, held = samples(learn, PAPER, a.copies), network_input(PAPER, check)
     features = lc.Contract(crts.CLASSES, features=GENERIC_FEATURES)
+    x, held = copies_of(a, PAPER, learn), network_input(PAPER, check)
     f, f_held = network_input(features, learn), network_input(features, check)
+    measured, steps = Measured(a), a.steps or STEPS["pairs"]
     lines = [
-        f"### Table II: pairs of classes, {a.network} network ({a.steps} steps) and random forest",
+        f"### Table II: pairs of classes, {a.network} network ({steps} steps) and random forest",
         "",
         "| classes | recall | F1 | MCC | forest: recall | F1 | MCC |",
         "|---|---|---|---|---|---|---|",
@@ -250,41 +307,57 @@ def part_pairs(a: argparse.Namespace) -> list[str]:
     for one, two in itertools.combinations(range(len(crts.CLASSES)), 2):
         rows = np.flatnonzero(np.isin(learn.label, (one, two)))
         test = np.flatnonzero(np.isin(check.label, (one, two)))
-        y, truth = (learn.label[rows] == two).astype(np.int64), check.label[test] == two
-        p = trained(a, x[:, rows], y, x.shape[2:], 2, held[test])
+        y = (learn.label[rows] == two).astype(np.int64)
+        truth = (check.label[test] == two).astype(np.int64)
+
+        def network(seed, rows=rows, test=test, y=y, truth=truth):
+            p = trained(a, x(seed)[:, rows], y, held.shape[1:], 2, held[test], steps, seed)
+            return two_classes(p.argmax(1), truth)
+
+        def trees(seed, rows=rows, test=test, y=y, truth=truth):
+            found = forest(f[rows], y, seed).predict(_finite(f_held[test]))
+            return two_classes(found, truth)
+
+        name = f"{crts.CLASSES[one]}/{crts.CLASSES[two]}"
         cells = []
-        for found in (p.argmax(1), forest(f[rows], y).predict(_finite(f_held[test]))):
-            r = two_classes(found, truth.astype(int))
-            cells += [
-                f"{100 * r['recall'][0]:.0f}/{100 * r['recall'][1]:.0f}",
-                f"{r['f1'][0]:.2f}/{r['f1'][1]:.2f}",
-                f"{r['mcc']:.2f}",
-            ]
-        lines.append(f"| {crts.CLASSES[one]}/{crts.CLASSES[two]} | " + " | ".join(cells) + " |")
-        print(lines[-1], flush=True)
+        for how, make in ((f"{a.network}, {steps} steps", network), ("forest", trees)):
+            r = measured(f"pair {name}, {how}", make)
+            recall, f1 = 100 * r["recall"].mean(0), r["f1"].mean(0)
+            cells += [f"{recall[0]:.0f}/{recall[1]:.0f}", f"{f1[0]:.2f}/{f1[1]:.2f}"]
+            cells.append(spread(r["mcc"], 2))
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return [*lines, ""]
 
 
-def part_grids(a: argparse.Namespace) -> list[str]:
+def copies_of(a, contract, learn) -> Callable[[int], np.ndarray]:
+    """Samples of the training curves by the seed, made when they are first asked for."""
     from fastdiff.training.dmdt import samples
 
+    return functools.lru_cache(1)(lambda seed: samples(learn, contract, a.copies, seed=seed))
+
+
+def part_grids(a: argparse.Namespace) -> list[str]:
     learn, check = crts.load_crts(a.data, "train"), crts.load_crts(a.data, a.split)
+    measured, steps = Measured(a), a.steps or STEPS["grids"]
     lines = [
-        f"### Table III: grids, {a.network} network ({a.steps} steps)",
+        f"### Table III: grids, {a.network} network ({steps} steps)",
         "",
-        "| grid | image | accuracy | mean recall | -ln p |",
-        "|---|---|---|---|---|",
+        "| grid | image | accuracy | mean recall | -ln p | Table I | Table I, known |",
+        "|---|---|---|---|---|---|---|",
     ]
     for grid in ("mahabal2017", "new1", "new2", "new3"):
         contract = lc.Contract(crts.CLASSES, grid=grid, norm="paper")
-        x, held = samples(learn, contract, a.copies), network_input(contract, check)
-        p = trained(a, x, learn.label, x.shape[2:], len(crts.CLASSES), held)
-        f = figures(p, check.label)
+        x, held = copies_of(a, contract, learn), network_input(contract, check)
+
+        def make(seed, x=x, held=held):
+            return seven_classes(a, x(seed), learn.label, held, check.label, steps, seed)
+
+        f = measured(f"grid {grid}, {a.network}, {steps} steps", make)
         lines.append(
-            f"| {grid} | {held.shape[1]} x {held.shape[2]} | {f['accuracy']:.3f} "
-            f"| {f['recall']:.3f} | {f['nll']:.3f} |"
+            f"| {grid} | {held.shape[1]} x {held.shape[2]} | {spread(f['accuracy'])} "
+            f"| {spread(f['recall'])} | {spread(f['nll'])} | {spread(f['sky'])} "
+            f"| {spread(f['sky known'])} |"
         )
-        print(lines[-1], flush=True)
     return [*lines, ""]
 
 
@@ -294,27 +367,31 @@ def part_background(a: argparse.Namespace) -> list[str]:
 
     learn, check = crts.load_crts(a.data, "train"), crts.load_crts(a.data, a.split)
     x, held = network_input(PAPER, learn), network_input(PAPER, check)
+    measured, steps = Measured(a), a.steps or STEPS["background"]
     cases = {"no background": (x, held)}
-    for name, made in background_cases(background, x, learn.label, held, check.label).items():
-        cases[name] = made
+    cases |= background_cases(background, x, learn.label, held, check.label)
     for n in (2, 4, 6):
         blank = slice(11 - n // 2, 11 + n // 2)
         one, two = x.copy(), held.copy()
         one[:, blank], two[:, blank] = 0, 0
         cases[f"{n} middle rows blank"] = one, two
     lines = [
-        f"### Table IV: background, {a.network} network ({a.steps} steps)",
+        f"### Table IV: background, {a.network} network ({steps} steps, curves as they are)",
         "",
-        "| | accuracy | mean recall |",
-        "|---|---|---|",
+        "| | accuracy | mean recall | Table I |",
+        "|---|---|---|---|",
     ]
     for name, (one, two) in cases.items():
         # The networks take logarithms: what lies below the background counts as nothing.
         one, two = np.maximum(one, 0), np.maximum(two, 0)
-        p = trained(a, one[None], learn.label, one.shape[1:], len(crts.CLASSES), two)
-        f = figures(p, check.label)
-        lines.append(f"| {name} | {f['accuracy']:.3f} | {f['recall']:.3f} |")
-        print(lines[-1], flush=True)
+
+        def make(seed, one=one, two=two):
+            return seven_classes(a, one[None], learn.label, two, check.label, steps, seed)
+
+        f = measured(f"background {name}, {a.network}, {steps} steps", make)
+        lines.append(
+            f"| {name} | {spread(f['accuracy'])} | {spread(f['recall'])} | {spread(f['sky'])} |"
+        )
     return [*lines, ""]
 
 
@@ -357,24 +434,73 @@ def part_sdss(a: argparse.Namespace) -> list[str]:
     return [*lines, ""]
 
 
+def part_periods(a: argparse.Namespace) -> list[str]:
+    from fastdiff.lightcurves.periods import period_features
+
+    true = crts.load_sdss_periods(a.data)
+    lines = [
+        "### Periods of the RR Lyrae of SDSS Stripe 82",
+        "",
+        "Within 1 % of the period that Sesar et al. (2010) found in all bands together; else of an "
+        "alias (1 or 2 cycles a day more or less), or of half or twice the period.",
+        "",
+        "| band | points | curves | right | alias | half or twice |",
+        "|---|---|---|---|---|---|",
+    ]
+    for band, points in itertools.product("ugriz", (0, 40, 25)):
+        d = crts.load_sdss_rrlyrae(a.data, band)
+        if points:
+            d = thinned(d, points / 56)
+        read = read_curves(d.time, d.mag, d.offsets, d.magerr)
+        kinds = period_kinds(
+            period_features(read)["period"], np.array([true[number] for number in d.ids])
+        )
+        shares = " | ".join(f"{kind.mean():.3f}" for kind in kinds)
+        lines.append(f"| {band} | {np.median(read.n_points):.0f} | {len(d)} | {shares} |")
+    return [*lines, ""]
+
+
+def period_kinds(found: np.ndarray, true: np.ndarray, near: float = 0.01) -> tuple:
+    """Whether periods in days are right; else an alias; else half or twice the true one."""
+    right = np.abs(found / true - 1) < near
+    twice = (np.abs(found / true - 2) < 2 * near) | (np.abs(found / true - 0.5) < 0.5 * near)
+    alias = np.zeros(len(true), bool)
+    for cycles in (-2, -1, 1, 2):
+        alias |= np.abs(np.abs(1 / true + cycles) * found - 1) < near
+    return right, alias & ~right, twice & ~right & ~alias
+
+
 def part_speed(a: argparse.Namespace) -> list[str]:
     check = crts.load_crts(a.data, "train")
-    some = check.take(np.arange(min(1000, len(check))))
+    some = check.take(np.flatnonzero(np.diff(check.offsets) >= N_POINTS)[:1000])
+    some = exactly(some, N_POINTS)
     lines = [
-        f"### Cost, {len(some)} CRTS curves, {len(some.time) / len(some):.0f} points each",
+        f"### Cost, {len(some)} CRTS curves of {N_POINTS} points, one thread",
         "",
         "| model | CPU s per 10,000 curves |",
         "|---|---|",
     ]
     for model in a.models:
-        classify(model, some.take(np.arange(4)))
+        classify(model, some.take(np.arange(4)), threads=1)
         costs = []
-        for _ in range(3):
+        for _ in range(5):
             begun = time.process_time()
-            classify(model, some)
+            classify(model, some, threads=1)
             costs.append(time.process_time() - begun)
         lines.append(f"| {Path(model).stem} | {min(costs) / len(some) * 1e4:.2f} |")
     return [*lines, ""]
+
+
+def exactly(d: crts.LabelledCurves, n: int) -> crts.LabelledCurves:
+    """n random points of each curve."""
+    random = np.random.default_rng(SEED)
+    points = np.concatenate(
+        [a + random.choice(b - a, n, replace=False) for a, b in itertools.pairwise(d.offsets)]
+    )
+    return crts.LabelledCurves(
+        d.time[points], d.mag[points], d.magerr[points], n * np.arange(len(d) + 1),
+        d.label, d.classes, d.ids,
+    )  # fmt: skip
 
 
 PARTS = {
@@ -383,6 +509,7 @@ PARTS = {
     "grids": part_grids,
     "background": part_background,
     "sdss": part_sdss,
+    "periods": part_periods,
     "speed": part_speed,
 }
 
@@ -396,12 +523,19 @@ def main() -> None:
     parser.add_argument("--split", choices=("val", "test"), default="val")
     parser.add_argument("--models", nargs="+", default=["best", "shallow"])
     parser.add_argument("--network", choices=("shallow", "deep"), default="shallow")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, help=f"default: {STEPS}")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("runs/quality_lightcurves"))
     parser.add_argument("--copies", type=int, default=8)
     parser.add_argument("--balance", type=float, default=0.0)
     parser.add_argument("--pictures", type=Path)
     arguments = parser.parse_args()
-    for name in arguments.part or PARTS:
+    chosen, seeds = arguments.part or list(PARTS), arguments.seeds
+    for arguments.seeds in range(1, seeds):  # all parts with one seed before any has two
+        for name in STEPS.keys() & set(chosen):
+            PARTS[name](arguments)
+    arguments.seeds = seeds
+    for name in chosen:
         print("\n".join(PARTS[name](arguments)), flush=True)
 
 

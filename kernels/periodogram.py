@@ -5,13 +5,13 @@ The classical periodogram of the weighted, mean-subtracted magnitudes y,
     P(f) = 2 |sum_j w_j y_j exp(-2 pi i f t_j)|^2 / sum_j w_j y_j^2,      sum_j w_j = 1,
 
 the share of the variance that a sinusoid of frequency f explains (where the sampling does not
-prefer phases), at f = i / (OVERSAMPLING * span), i = 0, 1, 2 ... It is a non-uniform Fourier
-transform (Greengard & Lee 2004, SIAM Rev. 46, 443), cut into bands of USED frequencies: the
-points, turned by the frequency at which their band starts, are spread over a grid of GRID cells
-by the kernel exp(beta (sqrt(1 - z^2) - 1)) of Barnett et al. (2019, SISC 41, C479), WIDTH cells
-wide, and the FFT of the grid is divided by the kernel's. LANES bands go side by side as lanes
-of vectors: every operation of the FFT is one of a whole vector, and all of it stays in cache.
-Amplitudes are right to 1e-3 of the highest.
+prefer phases), at f = i / (OVERSAMPLING * span), i = 0, 1, 2 ...: at OVERSAMPLING = 2 these
+powers determine all others. It is a non-uniform Fourier transform (Greengard & Lee 2004, SIAM
+Rev. 46, 443), cut into bands of USED frequencies: the points, turned by the frequency at which
+their band starts, are spread over a grid of GRID cells by the kernel exp(beta (sqrt(1 - z^2) -
+1)) of Barnett et al. (2019, SISC 41, C479), WIDTH cells wide, and the FFT of the grid is divided
+by the kernel's. LANES bands go side by side as lanes of vectors: every operation of the FFT is
+one of a whole vector, and all of it stays in cache. Amplitudes are right to 1e-3 of the highest.
 
 What the highest peaks mean is told by weighted least-squares fits of
 
@@ -22,8 +22,9 @@ of the largest. The matrix is made of sums of w exp(2 pi i k f t), k <= 2 H (Pal
 695, 496), plus a ridge that keeps harmonics small where phases were not observed (VanderPlas &
 Ivezic 2015, ApJ 812, 18).
 
-Cost of the periodogram: for each frequency some 45 operations of the radix-4 FFT and
-4 n WIDTH / USED of the spreading; of a fit: 30 H operations a point and 3 H^3.
+Cost of the periodogram: for each frequency some 55 operations of the radix-4 FFT and
+4 n WIDTH / USED of the spreading, in float32; of a fit: 40 + 20 H operations a point in float32
+and 3 H^3 in float64.
 `tests/reference/periodogram.py` says the same in NumPy.
 """
 
@@ -38,16 +39,26 @@ from .jit import cuda
 
 f32 = np.float32
 
-OVERSAMPLING = 4
+OVERSAMPLING = 2
 """Frequencies in 1 / span."""
-GRID = 256
-"""Cells of a grid, a power of 4."""
-USED = 224
+GRID = 1024
+"""Cells of a grid, 4^5: for each power there is a pass of the FFT."""
+USED = 768
 """Frequencies taken from a grid: at the ends of its band the kernel leaves little."""
-WIDTH = 8
+WIDTH = 6
 """Cells over which a point is spread."""
-LANES = 32
+LANES = 16
 """Bands side by side: 8 bands of USED / span, each at OVERSAMPLING phases."""
+TABLE = 256
+"""Places in a cell at which the spreading kernel is tabled."""
+ROW = 2 * LANES
+"""Numbers that a cell of the grids holds: real parts of all lanes, then imaginary ones."""
+CHUNK = 512
+"""Points that are worked on at a time."""
+GLANCE = 64
+"""Frequencies that are looked at together for anything high."""
+LOWERED = 0.75
+"""Least share of a peak's height that is found beside it at one of the frequencies."""
 BLOCK = USED * LANES
 """Frequencies that one group of lanes gives."""
 
@@ -61,6 +72,8 @@ PEAKS = 12
 """Highest peaks of the periodogram that are looked at."""
 SUBHARMONICS = 6
 """Each as the harmonics 1 ... SUBHARMONICS of a longer period."""
+ABOVE = 2
+"""Harmonics above that of the peak that are fitted at first."""
 CYCLES = 3
 """Cycles that must have been seen for each harmonic."""
 FINALISTS = 4
@@ -90,17 +103,33 @@ FEATURES = (
 ) = range(len(FEATURES))  # fmt: skip
 N_COEFFICIENTS = 2 * HARMONICS + 1
 
-_BANDS = LANES // OVERSAMPLING
 _BETA = 0.976 * math.pi * WIDTH * (1 - 0.5 * USED / GRID)
 
 
+def _rows() -> np.ndarray:
+    """Row of the grid in which each mode -USED / 2 ... USED / 2 stands after the FFT."""
+    mode = (np.arange(USED) - USED // 2) % GRID
+    row, rest = np.zeros(USED, np.int64), GRID
+    while rest > 1:
+        row, mode, rest = 4 * row + mode % 4, mode // 4, rest // 4
+    return row
+
+
 def _deconvolution() -> np.ndarray:
-    """1 / |Fourier transform of the spreading kernel|^2 at the modes -USED / 2 ... USED / 2."""
+    """1 / |Fourier transform of the spreading kernel|^2 in each row of the grid after the FFT."""
     z, weight = np.polynomial.legendre.leggauss(64)
     kernel = weight * np.exp(_BETA * (np.sqrt(1 - z * z) - 1)) * WIDTH / 2
     modes = np.arange(USED) - USED / 2
     transform = np.cos(np.pi * WIDTH / GRID * np.outer(modes, z)) @ kernel
-    return (1 / transform**2).astype(np.float32)
+    result = np.zeros(GRID, np.float32)
+    result[_ROWS] = 1 / transform**2
+    return result
+
+
+def _kernel() -> np.ndarray:
+    """The spreading kernel (TABLE + 1, WIDTH): rows for where in its cell a point lies."""
+    z = (np.arange(TABLE + 1)[:, None] / TABLE + np.arange(WIDTH)) * (2 / WIDTH) - 1
+    return np.exp(_BETA * (np.sqrt(np.maximum(1 - z * z, 0)) - 1)).astype(np.float32)
 
 
 def _twiddles() -> np.ndarray:
@@ -109,8 +138,13 @@ def _twiddles() -> np.ndarray:
     return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
+_ROWS = _rows()
 _DECONVOLUTION = _deconvolution()
+_KERNEL = _kernel()
 _TWIDDLES = _twiddles()
+_PHASES = np.array(
+    [np.cos(2 * np.pi / PHASES * np.arange(PHASES)), np.sin(2 * np.pi / PHASES * np.arange(PHASES))]
+)
 
 
 # ---------------------------------------------------------------- items: periodogram
@@ -132,102 +166,135 @@ def turn(x):
 
 
 @jit.item
-def place_points(time, value, span, cell, taps, lane_re, lane_im, step_re, step_im):
+def place_points(time, value, cell, taps, turned, step):
     """Cells and taps of the points, and what they are in the lanes of the first group."""
-    for j in range(len(time)):
+    span = time[-1]
+    for j in range(np.uintp(0), np.uintp(len(time))):
         x = time[j] / span
-        place = x * GRID
-        start = math.ceil(place - WIDTH / 2)
+        place = x * GRID - WIDTH / 2
+        start = math.ceil(place)
         cell[j] = (int(start) + GRID) % GRID
+        where = (start - place) * TABLE
+        row = min(int(where), TABLE - 1)
+        share = f32(where - row)
         for tap in range(WIDTH):
-            z = (start + tap - place) * (2 / WIDTH)
-            taps[j, tap] = math.exp(_BETA * (math.sqrt(max(1 - z * z, 0.0)) - 1))
-        for phase in range(OVERSAMPLING):
-            c, s = turn(x * (USED / 2 + phase / OVERSAMPLING))
-            lane_re[j, phase] = value[j] * c
-            lane_im[j, phase] = -value[j] * s
-        for band in range(1, _BANDS):
-            c, s = turn(x * (USED * band))
+            low = _KERNEL[row, tap]
+            taps[j, tap] = low + share * (_KERNEL[row + 1, tap] - low)
+        c, s = turn(x * (USED / 2))
+        re, im = f32(value[j] * c), f32(-value[j] * s)
+        c, s = turn(x / OVERSAMPLING)
+        phase_re, phase_im = f32(c), f32(-s)
+        c, s = turn(x * USED)
+        band_re, band_im = f32(c), f32(-s)
+        for band in range(0, LANES, OVERSAMPLING):
+            a, b = re, im
             for phase in range(OVERSAMPLING):
-                re, im = lane_re[j, phase], lane_im[j, phase]
-                lane_re[j, band * OVERSAMPLING + phase] = re * c + im * s
-                lane_im[j, band * OVERSAMPLING + phase] = im * c - re * s
-        c, s = turn(x * (USED * _BANDS))
-        step_re[j] = c
-        step_im[j] = -s
+                turned[j, band + phase] = a
+                turned[j, band + phase + LANES] = b
+                a, b = a * phase_re - b * phase_im, a * phase_im + b * phase_re
+            re, im = re * band_re - im * band_im, re * band_im + im * band_re
+        c, s = turn(x * (USED * (LANES // OVERSAMPLING)))
+        step[j, 0], step[j, 1] = c, -s
 
 
 @jit.item
-def fft_pass(re, im, out_re, out_im, n, stride):
-    """One pass of Stockham's radix-4 FFT over all lanes."""
-    quarter = n // 4
-    jump = np.uintp(stride * quarter * LANES)
-    for p in range(quarter):
-        w = p * (GRID // n)
-        w1r, w1i = _TWIDDLES[0, w], _TWIDDLES[1, w]
-        w2r, w2i = _TWIDDLES[0, 2 * w], _TWIDDLES[1, 2 * w]
-        w3r, w3i = _TWIDDLES[0, 3 * w], _TWIDDLES[1, 3 * w]
-        i0 = np.uintp(stride * p * LANES)
-        o0 = np.uintp(4 * stride * p * LANES)
-        width = np.uintp(stride * LANES)
-        for x in range(np.uintp(0), width):
-            ar, ai = re[i0 + x], im[i0 + x]
-            br, bi = re[i0 + jump + x], im[i0 + jump + x]
-            cr, ci = re[i0 + jump + jump + x], im[i0 + jump + jump + x]
-            dr, di = re[i0 + jump + jump + jump + x], im[i0 + jump + jump + jump + x]
-            sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
-            ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
-            out_re[o0 + x] = sr + ur
-            out_im[o0 + x] = si + ui
-            pr, pi = tr + vi, ti - vr
-            out_re[o0 + width + x] = w1r * pr - w1i * pi
-            out_im[o0 + width + x] = w1r * pi + w1i * pr
-            pr, pi = sr - ur, si - ui
-            out_re[o0 + width + width + x] = w2r * pr - w2i * pi
-            out_im[o0 + width + width + x] = w2r * pi + w2i * pr
-            pr, pi = tr - vi, ti + vr
-            out_re[o0 + width + width + width + x] = w3r * pr - w3i * pi
-            out_im[o0 + width + width + width + x] = w3r * pi + w3i * pr
-
-
-@jit.item
-def spread(cell, taps, lane_re, lane_im, step_re, step_im, n_points, lanes, re, im):
-    """Add the points to the grids of all lanes and turn them to the bands of the next group.
+def spread(cell, taps, turned, step, lanes, grid):
+    """Add the points to the grids of the lanes and turn them to the bands of the next group.
 
     `lanes` is LANES; a number that the compiler knows would be unrolled and not vectorised.
     """
-    re[:] = 0
-    im[:] = 0
-    for j in range(np.uintp(0), np.uintp(n_points)):
-        start = np.uintp(cell[j]) * np.uintp(LANES)
+    grid[:] = 0
+    for j in range(np.uintp(0), np.uintp(len(cell))):
+        row = np.uintp(cell[j]) * np.uintp(ROW)
         for tap in range(np.uintp(0), np.uintp(WIDTH)):
             k = taps[j, tap]
-            row = start + tap * np.uintp(LANES)
-            for lane in range(np.uintp(0), lanes):
-                re[row + lane] += k * lane_re[j, lane]
-            for lane in range(np.uintp(0), lanes):
-                im[row + lane] += k * lane_im[j, lane]
-        cr, ci = step_re[j], step_im[j]
-        for lane in range(np.uintp(0), lanes):
-            ar, ai = lane_re[j, lane], lane_im[j, lane]
-            lane_re[j, lane] = ar * cr - ai * ci
-            lane_im[j, lane] = ar * ci + ai * cr
-    for x in range(np.uintp(0), np.uintp(WIDTH * LANES)):  # the grid is periodic
-        re[x] += re[np.uintp(GRID * LANES) + x]
-        im[x] += im[np.uintp(GRID * LANES) + x]
+            for x in range(np.uintp(0), lanes + lanes):
+                grid[row + x] += k * turned[j, x]
+            row += np.uintp(ROW)
+        cr, ci = step[j, 0], step[j, 1]
+        for x in range(np.uintp(0), lanes):
+            ar, ai = turned[j, x], turned[j, x + lanes]
+            turned[j, x] = ar * cr - ai * ci
+            turned[j, x + lanes] = ar * ci + ai * cr
+    beyond = np.uintp(GRID * ROW)  # the grid is periodic
+    for x in range(np.uintp(0), np.uintp(WIDTH * ROW)):
+        grid[x] += grid[beyond + x]
+
+
+def _fft_pass(n):
+    """One pass of the radix-4 FFT in place: distances that the compiler knows let it vectorise."""
+    quarter = n // 4
+    jump, imaginary = np.uintp(quarter * ROW), np.uintp(LANES)
+
+    @jit.item
+    def fft_pass(grid, lanes):
+        for p in range(quarter):
+            w = p * (GRID // n)
+            w1r, w1i = _TWIDDLES[0, w], _TWIDDLES[1, w]
+            w2r, w2i = _TWIDDLES[0, 2 * w], _TWIDDLES[1, 2 * w]
+            w3r, w3i = _TWIDDLES[0, 3 * w], _TWIDDLES[1, 3 * w]
+            for block in range(p * ROW, GRID * ROW, n * ROW):
+                first = np.uintp(block)
+                for i in range(first, first + lanes):
+                    ar, ai = grid[i], grid[i + imaginary]
+                    br, bi = grid[i + jump], grid[i + jump + imaginary]
+                    cr, ci = grid[i + jump + jump], grid[i + jump + jump + imaginary]
+                    dr, di = grid[i + jump + jump + jump], grid[i + jump + jump + jump + imaginary]
+                    sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
+                    ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
+                    grid[i] = sr + ur
+                    grid[i + imaginary] = si + ui
+                    pr, pi = tr + vi, ti - vr
+                    grid[i + jump] = w1r * pr - w1i * pi
+                    grid[i + jump + imaginary] = w1r * pi + w1i * pr
+                    pr, pi = sr - ur, si - ui
+                    grid[i + jump + jump] = w2r * pr - w2i * pi
+                    grid[i + jump + jump + imaginary] = w2r * pi + w2i * pr
+                    pr, pi = tr - vi, ti + vr
+                    grid[i + jump + jump + jump] = w3r * pr - w3i * pi
+                    grid[i + jump + jump + jump + imaginary] = w3r * pi + w3i * pr
+
+    return fft_pass
+
+
+_fft_1024, _fft_256, _fft_64, _fft_16 = (_fft_pass(n) for n in (1024, 256, 64, 16))
 
 
 @jit.item
-def write_power(re, im, scale, power, block):
-    """Powers of the frequencies block <= i < block + BLOCK, in their order."""
-    for band in range(_BANDS):
-        for mode in range(USED):
-            factor = _DECONVOLUTION[mode] * scale
-            row = np.uintp(((mode + GRID - USED // 2) % GRID) * LANES + band * OVERSAMPLING)
+def last_pass(grid, lanes, scale):
+    """The last pass of the FFT, which needs no factors; leaves powers in the real part."""
+    jump, imaginary = np.uintp(ROW), np.uintp(LANES)
+    for block in range(GRID // 4):
+        first = np.uintp(4 * block) * jump
+        k0, k1 = scale * _DECONVOLUTION[4 * block], scale * _DECONVOLUTION[4 * block + 1]
+        k2, k3 = scale * _DECONVOLUTION[4 * block + 2], scale * _DECONVOLUTION[4 * block + 3]
+        for i in range(first, first + lanes):
+            ar, ai = grid[i], grid[i + imaginary]
+            br, bi = grid[i + jump], grid[i + jump + imaginary]
+            cr, ci = grid[i + jump + jump], grid[i + jump + jump + imaginary]
+            dr, di = grid[i + jump + jump + jump], grid[i + jump + jump + jump + imaginary]
+            sr, si, tr, ti = ar + cr, ai + ci, ar - cr, ai - ci
+            ur, ui, vr, vi = br + dr, bi + di, br - dr, bi - di
+            pr, pi = sr + ur, si + ui
+            grid[i] = k0 * (pr * pr + pi * pi)
+            pr, pi = tr + vi, ti - vr
+            grid[i + jump] = k1 * (pr * pr + pi * pi)
+            pr, pi = sr - ur, si - ui
+            grid[i + jump + jump] = k2 * (pr * pr + pi * pi)
+            pr, pi = tr - vi, ti + vr
+            grid[i + jump + jump + jump] = k3 * (pr * pr + pi * pi)
+
+
+@jit.item
+def write_power(grid, n_bands, power, block):
+    """Powers of the frequencies from `block` on, in their order."""
+    for mode in range(USED):
+        row = np.uintp(_ROWS[mode] * ROW)
+        for band in range(n_bands):
             at = np.uintp(block + OVERSAMPLING * (USED * band + mode))
             for phase in range(np.uintp(0), np.uintp(OVERSAMPLING)):
-                a, b = re[row + phase], im[row + phase]
-                power[at + phase] = factor * (a * a + b * b)
+                power[at + phase] = grid[row + phase]
+            row += np.uintp(OVERSAMPLING)
 
 
 @jit.item
@@ -242,22 +309,36 @@ def direct_power(time, value, first, last, scale, f):
 
 
 @jit.item
-def highest_peaks(power, lowest, n_frequencies, peaks, heights):
-    """Indices of the highest local maxima in falling order of height; how many there are."""
-    found, last = 0, len(peaks) - 1
+def highest_peaks(power, lowest, n_frequencies, places, heights):
+    """Places, in steps, and powers of the highest maxima in falling order; how many there are.
+
+    Between the frequencies the square root of the power is taken for a parabola.
+    """
+    found, last = 0, len(places) - 1
     heights[:] = 0
-    for i in range(max(lowest, 1), n_frequencies - 1):
-        here = power[i]
-        if here <= heights[last]:  # asked first, since it hardly ever changes
+    for start in range(max(lowest, 1), n_frequencies - 1, GLANCE):
+        stop = min(start + GLANCE, n_frequencies - 1)
+        least, high = f32(LOWERED) * heights[last], False
+        for i in range(np.uintp(start), np.uintp(stop)):  # first all at once: hardly any counts
+            high |= power[i] > least
+        if not high:
             continue
-        if here <= power[i - 1] or here < power[i + 1]:
-            continue
-        k = last
-        while k > 0 and heights[k - 1] < here:
-            heights[k], peaks[k] = heights[k - 1], peaks[k - 1]
-            k -= 1
-        heights[k], peaks[k] = here, i
-        found = min(found + 1, last + 1)
+        for i in range(start, stop):
+            here = power[i]
+            if here <= least or here <= power[i - 1] or here < power[i + 1]:
+                continue
+            below, here, above = math.sqrt(power[i - 1]), math.sqrt(here), math.sqrt(power[i + 1])
+            shift = vertex(below, here, above)
+            top = here + 0.25 * shift * (above - below)
+            height = min(top * top, f32(1))
+            if height <= heights[last]:
+                continue
+            k = last
+            while k > 0 and heights[k - 1] < height:
+                heights[k], places[k] = heights[k - 1], places[k - 1]
+                k -= 1
+            heights[k], places[k] = height, i + shift
+            found = min(found + 1, last + 1)
     return found
 
 
@@ -274,38 +355,78 @@ def vertex(below, here, above):
 
 
 @jit.item
-def harmonic_sums(time, value, weight, f, n_harmonics, cos_1, sin_1, cos_k, sin_k, sums):
-    """Sums of w cos, w sin (k <= 2 H) and w y cos, w y sin (k <= H) of 2 pi k f t."""
-    n = np.uintp(len(time))
-    for j in range(np.uintp(0), n):
-        c, s = turn(f * time[j])
-        cos_1[j] = c
-        sin_1[j] = s
-        cos_k[j] = 1.0
-        sin_k[j] = 0.0
-    for k in range(1, 2 * n_harmonics + 1):
-        wc, ws, yc, ys = 0.0, 0.0, 0.0, 0.0
-        if k <= n_harmonics:
-            for j in range(np.uintp(0), n):
-                c = cos_k[j] * cos_1[j] - sin_k[j] * sin_1[j]
-                s = cos_k[j] * sin_1[j] + sin_k[j] * cos_1[j]
-                cos_k[j] = c
-                sin_k[j] = s
-                wc += weight[j] * c
-                ws += weight[j] * s
-                yc += value[j] * c
-                ys += value[j] * s
-            sums[2, k], sums[3, k] = yc, ys
-        else:
-            for j in range(np.uintp(0), n):
-                c = cos_k[j] * cos_1[j] - sin_k[j] * sin_1[j]
-                s = cos_k[j] * sin_1[j] + sin_k[j] * cos_1[j]
-                cos_k[j] = c
-                sin_k[j] = s
-                wc += weight[j] * c
-                ws += weight[j] * s
-        sums[0, k], sums[1, k] = wc, ws
-    sums[0, 0], sums[1, 0], sums[2, 0], sums[3, 0] = 1.0, 0.0, 0.0, 0.0
+def short_turn(x):
+    """(cos, sin) of 2 pi x in float32, for |x| <= 1/2: right to 3e-7."""
+    half = f32(math.pi) * x
+    z = half * half
+    s = half * (
+        f32(1) + z * (f32(-1 / 6) + z * (f32(1 / 120) + z * (f32(-1 / 5040)
+        + z * (f32(1 / 362880) - z * f32(1 / 39916800)))))
+    )  # fmt: skip
+    c = f32(1) + z * (f32(-1 / 2) + z * (f32(1 / 24) + z * (f32(-1 / 720)
+        + z * (f32(1 / 40320) + z * (f32(-1 / 3628800) + z * f32(1 / 479001600))))))  # fmt: skip
+    return f32(1) - f32(2) * s * s, f32(2) * s * c
+
+
+@jit.item
+def harmonic_sums(time, value, weight, f, n_harmonics, waves, sums):
+    """Sums of w cos, w sin (k <= 2 H) and w y cos, w y sin (k <= H) of 2 pi k f t.
+
+    By cos k x = 2 cos x cos (k - 1) x - cos (k - 2) x, two harmonics at a time; `waves` holds
+    2 cos x and the last two harmonics of a chunk of points.
+    """
+    sums[:] = 0.0
+    double, cos_0, cos_1, sin_0, sin_1 = waves
+    for start in range(0, len(time), CHUNK):
+        stop = min(start + CHUNK, len(time))
+        t, w, wy = time[start:stop], weight[start:stop], value[start:stop]
+        n = np.uintp(stop - start)
+        for j in range(np.uintp(0), n):
+            x = f * t[j]
+            c, s = short_turn(f32(x - math.floor(x + 0.5)))
+            double[j] = c + c
+            cos_0[j], cos_1[j] = c, f32(1)
+            sin_0[j], sin_1[j] = -s, f32(0)
+        for k in range(1, 2 * n_harmonics + 1, 2):
+            c1, s1, c2, s2 = f32(0), f32(0), f32(0), f32(0)
+            yc1, ys1, yc2, ys2 = f32(0), f32(0), f32(0), f32(0)
+            if k <= n_harmonics:
+                for j in range(np.uintp(0), n):
+                    a = double[j] * cos_1[j] - cos_0[j]
+                    b = double[j] * sin_1[j] - sin_0[j]
+                    c1 += w[j] * a
+                    s1 += w[j] * b
+                    yc1 += wy[j] * a
+                    ys1 += wy[j] * b
+                    cos_0[j], sin_0[j] = a, b
+                    a = double[j] * a - cos_1[j]
+                    b = double[j] * b - sin_1[j]
+                    c2 += w[j] * a
+                    s2 += w[j] * b
+                    yc2 += wy[j] * a
+                    ys2 += wy[j] * b
+                    cos_1[j], sin_1[j] = a, b
+            else:
+                for j in range(np.uintp(0), n):
+                    a = double[j] * cos_1[j] - cos_0[j]
+                    b = double[j] * sin_1[j] - sin_0[j]
+                    c1 += w[j] * a
+                    s1 += w[j] * b
+                    cos_0[j], sin_0[j] = a, b
+                    a = double[j] * a - cos_1[j]
+                    b = double[j] * b - sin_1[j]
+                    c2 += w[j] * a
+                    s2 += w[j] * b
+                    cos_1[j], sin_1[j] = a, b
+            sums[0, k] += c1
+            sums[1, k] += s1
+            sums[2, k] += yc1
+            sums[3, k] += ys1
+            sums[0, k + 1] += c2
+            sums[1, k + 1] += s2
+            sums[2, k + 1] += yc2
+            sums[3, k + 1] += ys2
+    sums[0, 0] = 1.0
 
 
 @jit.item
@@ -327,37 +448,40 @@ def harmonic_sums_of_thread(time, value, weight, first, last, f, n_harmonics, su
 
 
 @jit.item
-def normal_entry(sums, row, column):
-    """Entry of the normal matrix; parameters are a_0, a_1, b_1, a_2, b_2 ..."""
-    k, m = (row + 1) // 2, (column + 1) // 2
-    low, high = abs(k - m), k + m
-    if row % 2 == 0 and row > 0:
-        if column % 2 == 0 and column > 0:
-            return 0.5 * (sums[0, low] - sums[0, high])
-        return 0.5 * (sums[1, high] + (sums[1, low] if k > m else -sums[1, low]))
-    if column % 2 == 0 and column > 0:
-        return 0.5 * (sums[1, high] + (sums[1, low] if m > k else -sums[1, low]))
-    return 0.5 * (sums[0, low] + sums[0, high])
+def normal_rows(sums, k, factor):
+    """Rows of a_k and b_k of the normal matrix for a_0, a_1, b_1, a_2 ..., up to the diagonal."""
+    a, b = max(2 * k - 1, 0), 2 * k
+    factor[b, 0], factor[a, 0] = sums[1, k], sums[0, k]
+    for m in range(1, k + 1):
+        cos_low, cos_high = 0.5 * sums[0, k - m], 0.5 * sums[0, k + m]
+        sin_low, sin_high = 0.5 * sums[1, k - m], 0.5 * sums[1, k + m]
+        factor[b, 2 * m - 1], factor[b, 2 * m] = sin_high + sin_low, cos_low - cos_high
+        factor[a, 2 * m - 1] = cos_low + cos_high
+        if m < k:
+            factor[a, 2 * m] = sin_high - sin_low
 
 
 @jit.item
 def solve_nested(sums, n_harmonics, variance, factor, z, explained):
-    """Cholesky factor of the normal matrix; `explained[h]` by the first h harmonics alone."""
+    """Cholesky factor of the normal matrix; `explained[h]` by the first h harmonics alone.
+
+    The factor is below the diagonal, its transpose above, on the diagonal are inverses.
+    """
     total = 0.0
     explained[0] = 0.0
     for i in range(2 * n_harmonics + 1):
         k = (i + 1) // 2
-        for j in range(i + 1):
-            x = normal_entry(sums, i, j)
-            for m in range(j):
-                x -= factor[i, m] * factor[j, m]
-            if j < i:
-                factor[i, j] = x * factor[j, j]
-            else:
-                factor[i, i] = 1 / math.sqrt(max(x + RIDGE * k * k, 1e-9))
+        if i % 2 == 1 or i == 0:
+            normal_rows(sums, k, factor)
         x = sums[3 if i % 2 == 0 else 2, k] if i > 0 else 0.0
-        for m in range(i):
-            x -= factor[i, m] * z[m]
+        for j in range(i):
+            here = factor[i, j] * factor[j, j]
+            factor[i, j] = here
+            factor[j, i] = here
+            x -= here * z[j]
+            for m in range(np.uintp(j + 1), np.uintp(i + 1)):
+                factor[i, m] -= here * factor[j, m]
+        factor[i, i] = 1 / math.sqrt(max(factor[i, i] + RIDGE * k * k, 1e-9))
         z[i] = x * factor[i, i]
         total += z[i] * z[i]
         if i % 2 == 0:
@@ -370,7 +494,7 @@ def coefficients(factor, z, n_harmonics, solution):
     for i in range(2 * n_harmonics, -1, -1):
         x = z[i]
         for m in range(i + 1, 2 * n_harmonics + 1):
-            x -= factor[m, i] * solution[m]
+            x -= factor[i, m] * solution[m]
         solution[i] = x * factor[i, i]
 
 
@@ -442,8 +566,8 @@ def fit(curve, f, n_harmonics, work):
     what they explain and the factor for `coefficients`.
     """
     time, value, weight, variance = curve
-    cos_1, sin_1, cos_k, sin_k, sums, factor, z, explained = work
-    harmonic_sums(time, value, weight, f, n_harmonics, cos_1, sin_1, cos_k, sin_k, sums)
+    waves, sums, factor, z, explained = work
+    harmonic_sums(time, value, weight, f, n_harmonics, waves, sums)
     solve_nested(sums, n_harmonics, variance, factor, z, explained)
 
 
@@ -471,7 +595,7 @@ def related(f, g, width):
 
 
 @jit.item
-def model_shape(solution, order, out):
+def model_shape(solution, order, series, out):
     """Of a Fourier series: amplitude, rise fraction, skewness; depth ratio, separation of minima.
 
     Magnitudes: the faintest phase is the largest value.
@@ -479,19 +603,23 @@ def model_shape(solution, order, out):
     faint, bright, faint_at, bright_at = -math.inf, math.inf, 0, 0
     mean, square, cube = 0.0, 0.0, 0.0
     for p in range(PHASES):
-        value = series(solution, order, p / PHASES)
+        value = 0.0
+        for k in range(1, order + 1):
+            at = k * p % PHASES
+            value += solution[2 * k - 1] * _PHASES[0, at] + solution[2 * k] * _PHASES[1, at]
+        series[p] = value
         if value > faint:
             faint, faint_at = value, p
         if value < bright:
             bright, bright_at = value, p
         mean += value / PHASES
     for p in range(PHASES):
-        d = series(solution, order, p / PHASES) - mean
+        d = series[p] - mean
         square += d * d / PHASES
         cube += d * d * d / PHASES
     second, second_at = -math.inf, 0
     for p in range(PHASES // 4, 3 * PHASES // 4 + 1):
-        value = series(solution, order, (faint_at + p) / PHASES)
+        value = series[(faint_at + p) % PHASES]
         if value > second:
             second, second_at = value, p
     amplitude = faint - bright
@@ -503,37 +631,43 @@ def model_shape(solution, order, out):
 
 
 @jit.item
-def series(solution, order, phase):
-    """Fourier series less its mean."""
-    total = 0.0
-    for k in range(1, order + 1):
-        c, s = turn(k * phase)
-        total += solution[2 * k - 1] * c + solution[2 * k] * s
-    return total
+def folded_roughness(time, mag, f, phases, row):
+    """Mean squared step between neighbours in phase over twice the variance: noise gives 1.
 
-
-@jit.item
-def folded_roughness(time, mag, f, phases):
-    """Mean squared step between neighbours in phase over twice the variance: noise gives 1."""
+    At half the frequency the points of even cycles come first, then those of odd ones, both in
+    the same order as at the frequency itself.
+    """
     n = len(time)
-    mean = 0.0
+    mean, square = 0.0, 0.0
     for j in range(n):
         x = f * time[j]
         phases[j] = x - math.floor(x)
         mean += mag[j] / n
-    order = np.argsort(phases[:n])
-    steps, square = 0.0, 0.0
-    before = mag[order[n - 1]]
     for j in range(n):
-        here = mag[order[j]]
+        square += (mag[j] - mean) ** 2
+    order = np.argsort(phases[:n])
+    steps, double = 0.0, 0.0
+    before = mag[order[n - 1]]
+    first, last, seen = np.zeros(2), np.zeros(2), np.zeros(2, np.bool_)
+    for j in order:
+        here, odd = mag[j], int(f * time[j]) % 2
         steps += (here - before) ** 2
-        square += (here - mean) ** 2
         before = here
-    return steps / max(2 * square, TINY)
+        if seen[odd]:
+            double += (here - last[odd]) ** 2
+        else:
+            first[odd], seen[odd] = here, True
+        last[odd] = here
+    if seen[0] and seen[1]:
+        double += (first[1] - last[0]) ** 2 + (first[0] - last[1]) ** 2
+    else:
+        double = steps
+    row[ROUGHNESS] = steps / max(2 * square, TINY)
+    row[ROUGHNESS_DOUBLE] = double / max(2 * square, TINY)
 
 
 @jit.item
-def best_fit(curve, power, peaks, found, lowest, tried, work):
+def best_fit(curve, places, found, lowest, tried, work):
     """Index of the best of the fits at the peaks and their subharmonics, and their number.
 
     A row of `tried`: frequency, score, order, share explained.
@@ -543,13 +677,11 @@ def best_fit(curve, power, peaks, found, lowest, tried, work):
     n_harmonics, df = n_harmonics_of(n), 1 / (OVERSAMPLING * span)
     n_tried = 0
     for p in range(found):
-        i = peaks[p]
-        place = i + vertex(power[i - 1], power[i], power[i + 1])
         for m in range(1, SUBHARMONICS + 1):
-            if place / m < lowest:
+            if places[p] / m < lowest:
                 break
-            f = place / m * df
-            most = min(n_harmonics, most_believed(f * span))
+            f = places[p] / m * df
+            most = min(n_harmonics, most_believed(f * span), m + ABOVE)
             fit(curve, f, most, work)
             order = best_order(explained, most, n)
             tried[n_tried, 0] = f
@@ -577,10 +709,10 @@ def best_fit(curve, power, peaks, found, lowest, tried, work):
 
 
 @jit.item
-def describe(curve, f, order, solution, shape, work, row):
+def describe(curve, f, order, solution, series, shape, work, row):
     """Features of the fits at twice, half and the frequency itself."""
     time, _, _, variance = curve
-    _, _, _, _, _, factor, z, explained = work
+    _, _, factor, z, explained = work
     n_harmonics = n_harmonics_of(len(time))
     for k in range(3):
         g = 2 * f if k == 0 else 0.5 * k * f
@@ -591,12 +723,12 @@ def describe(curve, f, order, solution, shape, work, row):
         elif k == 1:
             row[EXPLAINED_DOUBLE] = explained[used]
             coefficients(factor, z, used, solution)
-            model_shape(solution, used, shape)
+            model_shape(solution, used, series, shape)
             row[DEPTH_RATIO], row[SEPARATION] = shape[3], shape[4]
     row[EXPLAINED_SINUSOID] = explained[1]
     row[RESIDUAL_STD] = math.sqrt(variance * max(1 - explained[order], 0.0))
     coefficients(factor, z, order, solution)
-    model_shape(solution, order, shape)
+    model_shape(solution, order, series, shape)
     row[FOLDED_AMPLITUDE], row[RISE_FRACTION], row[FOLDED_SKEW] = shape[0], shape[1], shape[2]
     used = min(4, used)
     coefficients(factor, z, used, solution)
@@ -610,34 +742,32 @@ def describe(curve, f, order, solution, shape, work, row):
 
 
 @jit.item
-def spectrum(time, value, scale, n_frequencies, lanes, grids, power):
+def spectrum(time, value, scale, n_frequencies, grids, power):
     """Periodogram of one curve; `power` ends at a multiple of BLOCK."""
-    cell, taps, lane_re, lane_im, step_re, step_im, re, im, re2, im2 = grids
-    place_points(time, value, time[-1], cell, taps, lane_re, lane_im, step_re, step_im)
+    cell, taps, turned, step, grid = grids
+    n = len(time)
+    place_points(time, value, cell, taps, turned, step)
     for block in range(0, n_frequencies, BLOCK):
-        spread(cell, taps, lane_re, lane_im, step_re, step_im, len(time), lanes, re, im)
-        fft_pass(re, im, re2, im2, 256, 1)
-        fft_pass(re2, im2, re, im, 64, 4)
-        fft_pass(re, im, re2, im2, 16, 16)
-        fft_pass(re2, im2, re, im, 4, 64)
-        write_power(re, im, scale, power, block)
+        spread(cell[:n], taps, turned, step, np.uintp(LANES), grid)
+        n_lanes = min(LANES, -(-(n_frequencies - block) // (8 * USED)) * 8)  # whole vectors
+        lanes = np.uintp(n_lanes)
+        _fft_1024(grid, lanes)
+        _fft_256(grid, lanes)
+        _fft_64(grid, lanes)
+        _fft_16(grid, lanes)
+        last_pass(grid, lanes, scale)
+        write_power(grid, n_lanes // OVERSAMPLING, power, block)
 
 
 @jit.item
 def grids_for(n_points):
     """Scratch memory of `spectrum`."""
-    size = (GRID + WIDTH) * LANES
     return (
         np.empty(n_points, np.int64),
         np.empty((n_points, WIDTH), np.float32),
-        np.empty((n_points, LANES), np.float32),
-        np.empty((n_points, LANES), np.float32),
-        np.empty(n_points, np.float32),
-        np.empty(n_points, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
-        np.empty(size, np.float32),
+        np.empty((n_points, ROW), np.float32),
+        np.empty((n_points, 2), np.float32),
+        np.empty((GRID + WIDTH) * ROW, np.float32),
     )
 
 
@@ -656,39 +786,42 @@ def longest_of(start, stop, offsets, n_frequencies):
 
 
 @jit.cpu_loop
-def spectra_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, lanes, out_offsets, out):
+def spectra_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, out_offsets, out):
     """Periodograms of the curves start <= i < stop, one after the other in `out`."""
     n_points, n_powers = longest_of(start, stop, offsets, n_frequencies)
     grids, power = grids_for(n_points), np.empty(n_powers, np.float32)
-    weight, value = np.empty(n_points), np.empty(n_points)
+    weight, value = np.empty(n_points, np.float32), np.empty(n_points, np.float32)
     for i in range(start, stop):
         first, last = offsets[i], offsets[i + 1]
         if n_frequencies[i] == 0:
             continue
         variance = prepare(mag, magerr, first, last, weight, value)
         t, v = time[first:last], value[: last - first]
-        spectrum(t, v, f32(2 / variance), n_frequencies[i], lanes, grids, power)
+        spectrum(t, v, f32(2 / variance), n_frequencies[i], grids, power)
         for k in range(n_frequencies[i]):
             out[out_offsets[i] + k] = power[k] if variance > 0 else f32(np.nan)
 
 
 @jit.cpu_loop
-def periods_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, lowest, lanes, out):
+def periods_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, lowest, out):
     """FEATURES of the curves start <= i < stop in the rows of `out`, which come as NaN.
 
     `lowest` is the index of the lowest frequency that counts.
     """
     n_points, n_powers = longest_of(start, stop, offsets, n_frequencies)
     grids, power = grids_for(n_points), np.empty(n_powers, np.float32)
-    weight, value = np.empty(n_points), np.empty(n_points)
-    peaks, heights = np.empty(PEAKS, np.int64), np.empty(PEAKS, np.float32)
+    weight, value = np.empty(n_points, np.float32), np.empty(n_points, np.float32)
+    places, heights = np.empty(PEAKS), np.empty(PEAKS, np.float32)
     factor = np.empty((N_COEFFICIENTS, N_COEFFICIENTS))
-    work = (
-        np.empty(n_points), np.empty(n_points), np.empty(n_points), np.empty(n_points),
-        np.empty((4, N_COEFFICIENTS)), factor, np.empty(N_COEFFICIENTS), np.empty(HARMONICS + 1),
+    waves = (
+        np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32),
+        np.empty(CHUNK, np.float32), np.empty(CHUNK, np.float32),
     )  # fmt: skip
+    sums, z = np.empty((4, N_COEFFICIENTS)), np.empty(N_COEFFICIENTS)
+    work = waves, sums, factor, z, np.empty(HARMONICS + 1)
     tried = np.empty((PEAKS * SUBHARMONICS, 4))
-    solution, shape = np.empty(N_COEFFICIENTS), np.empty(5)
+    solution, shape, phases = np.empty(N_COEFFICIENTS), np.empty(5), np.empty(n_points)
+    series = np.empty(PHASES)
     for i in range(start, stop):
         first, last = offsets[i], offsets[i + 1]
         if n_frequencies[i] == 0:
@@ -698,18 +831,15 @@ def periods_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, lowest, 
             continue
         t, n = time[first:last], last - first
         curve = (t, value[:n], weight[:n], variance)
-        spectrum(t, value[:n], f32(2 / variance), n_frequencies[i], lanes, grids, power)
-        found = highest_peaks(power, lowest, n_frequencies[i], peaks, heights)
+        spectrum(t, value[:n], f32(2 / variance), n_frequencies[i], grids, power)
+        found = highest_peaks(power, lowest, n_frequencies[i], places, heights)
         if found == 0:
             continue
-        best, n_tried = best_fit(curve, power, peaks, found, lowest, tried, work)
+        best, n_tried = best_fit(curve, places, found, lowest, tried, work)
         f, order = tried[best, 0], int(tried[best, 2])
         row = out[i]
         row[PERIOD], row[ORDER], row[EXPLAINED] = 1 / f, order, tried[best, 3]
-        top = peaks[0]
-        place = top + vertex(power[top - 1], power[top], power[top + 1])
-        row[SINUSOID_PERIOD] = OVERSAMPLING * t[-1] / place
-        row[SINUSOID_POWER] = heights[0]
+        row[SINUSOID_PERIOD], row[SINUSOID_POWER] = OVERSAMPLING * t[-1] / places[0], heights[0]
         chance = 0.5 * (n - 3) * math.log(max(1 - heights[0], f32(1e-6)))
         chance += math.log(n_frequencies[i] / OVERSAMPLING)
         row[SIGNIFICANCE] = -chance / math.log(10.0)
@@ -718,9 +848,8 @@ def periods_cpu(start, stop, time, mag, magerr, offsets, n_frequencies, lowest, 
             if tried[k, 1] < least and not related(tried[k, 0], f, 2 / t[-1]):
                 least = tried[k, 1]
                 row[SECOND_PERIOD], row[SECOND_EXPLAINED] = 1 / tried[k, 0], tried[k, 3]
-        describe(curve, f, order, solution, shape, work, row)
-        row[ROUGHNESS] = folded_roughness(t, mag[first:last], f, work[0])
-        row[ROUGHNESS_DOUBLE] = folded_roughness(t, mag[first:last], f / 2, work[0])
+        describe(curve, f, order, solution, series, shape, work, row)
+        folded_roughness(t, mag[first:last], f, phases, row)
 
 
 # ---------------------------------------------------------------- CUDA: a thread a frequency

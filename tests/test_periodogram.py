@@ -95,8 +95,9 @@ def test_same_bits_whatever_the_batch_and_the_threads(rng):
 # -------------------------------------------------------------------------------- fits
 
 
-def test_fits_agree_with_design_matrices(rng):
-    time, mag, magerr = curve(rng, sawtooth, 0.6137)
+@pytest.mark.parametrize("n", [240, 2 * periodogram.CHUNK + 77])
+def test_fits_agree_with_design_matrices(rng, n):
+    time, mag, magerr = curve(rng, sawtooth, 0.6137, n)
     curves = read_curves(time, mag, None, magerr)
     made = {name: float(values[0]) for name, values in period_features(curves).items()}
     order = int(made["harmonics"])
@@ -122,8 +123,9 @@ def test_fits_agree_with_design_matrices(rng):
         if h > 1:
             turn = made[f"phase_{h}1"] - (phases[h - 1] - h * phases[0])
             assert np.cos(turn) > 0.99
-    rough = reference.roughness(curves.time, curves.mag, 1 / made["period"])
-    assert made["roughness"] == pytest.approx(rough, rel=0.1)
+    for name, factor in (("roughness", 1), ("roughness_double", 2)):
+        rough = reference.roughness(curves.time, curves.mag, 1 / made["period"] / factor)
+        assert made[name] == pytest.approx(rough, rel=0.1)
 
 
 def test_shapes_mean_what_they_say(rng):
@@ -142,6 +144,32 @@ def test_shapes_mean_what_they_say(rng):
 
 
 # -------------------------------------------------------------------------------- truth
+
+
+def test_peaks_between_frequencies_are_found_whole(rng):
+    """Sinusoids without noise at, and between, the frequencies of the periodogram."""
+    time = np.sort(rng.uniform(0, 100, 3000))
+    time[[0, -1]] = 0, 100
+    frequency = (500 + np.linspace(0, 1, 9)) / (periodogram.OVERSAMPLING * 100)
+    mag = [sinusoid(f * time) for f in frequency]
+    made = period_features(read_curves([time] * len(mag), mag))
+    np.testing.assert_allclose(100 / made["sinusoid_period"], 100 * frequency, atol=0.05)
+    assert (made["sinusoid_power"] > 0.9).all()
+
+
+def test_real_rr_lyrae_have_the_periods_of_templates(data_folder):
+    """SDSS Stripe 82, 56 points in one band: Sesar et al. (2010) had five bands and templates."""
+    from fastdiff.training import crts
+
+    periods = crts.load_sdss_periods(data_folder)
+    for band in "gri":
+        d = crts.load_sdss_rrlyrae(data_folder, band)
+        found = period_features(read_curves(d.time, d.mag, d.offsets, d.magerr))["period"]
+        true = np.array([periods[number] for number in d.ids])
+        right = np.abs(found / true - 1) < 0.01
+        day = np.min([np.abs(np.abs(1 / true + k) * found - 1) for k in (-2, -1, 1, 2)], 0) < 0.01
+        assert right.mean() > 0.88
+        assert (right | day).mean() > 0.96
 
 
 @pytest.mark.parametrize(

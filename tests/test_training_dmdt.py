@@ -128,6 +128,10 @@ def test_sdss(data_folder):
     number = np.bincount(d.label, minlength=7)
     assert (number[crts.CLASSES.index("RRab")], number[crts.CLASSES.index("RRc")]) == (379, 104)
     assert d.mag.max() < 30 and np.diff(d.offsets).min() > 0
+    periods = np.array([crts.load_sdss_periods(data_folder)[number] for number in d.ids])
+    overtone = d.label == crts.CLASSES.index("RRc")
+    assert periods.min() > 0.2 and periods[overtone].max() < 0.5 < periods.max() < 1
+    assert np.median(periods[overtone]) < np.median(periods[~overtone])
     with pytest.raises(ValueError, match="band is 'y'"):
         crts.load_sdss_rrlyrae(data_folder, "y")
 

@@ -96,8 +96,8 @@ def light_curve_features(
     1 / magerr^2, `stetson_j` of single observations (P = n / (n - 1) d^2 - 1; Stetson 1996, PASP
     108, 851). Steps between equal times count in `pair_slope_trend`, not in `max_slope`.
 
-    Cost: some 10 microseconds a curve of 300 points and core; with the periodic features
-    200 times as much.
+    Cost: some 20 microseconds a curve of 300 points and core; with the periodic features
+    30 times as much.
 
     References
     ----------

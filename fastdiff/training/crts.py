@@ -25,6 +25,7 @@ __all__ = [
     "SPLITS",
     "LabelledCurves",
     "load_crts",
+    "load_sdss_periods",
     "load_sdss_rrlyrae",
     "position_groups",
     "split_of",
@@ -223,35 +224,49 @@ def load_sdss_rrlyrae(path: str | os.PathLike[str], band: str = "g") -> Labelled
     """
     if band not in tuple("ugriz"):
         raise ValueError(f"band is {band!r}; it must be one of u, g, r, i, z")
-    path = Path(path)
-    if path.is_dir():
-        path = path / "sdss_rrlyrae" / "RRLyrae.tar.gz"
-    with tarfile.open(path) as archive:
-        members = {member.name.split("/")[-1]: member for member in archive if member.isfile()}
-
-        def rows(name: str) -> list[dict[str, str]]:
-            file = archive.extractfile(members[name])
-            assert file is not None
-            return list(csv.DictReader(io.StringIO(file.read().decode())))
-
-        kinds = {row["Num"]: row["Type"] for row in rows("periods.csv")}
-        points, offsets, label, ids = [], [0], [], []
-        for number, kind in kinds.items():
-            if f"{number}.csv" not in members:
-                continue
-            curve = [
-                (float(row["time"]), float(row["mag"]), float(row["magerr"]))
-                for row in rows(f"{number}.csv")
-                if row["band"] == band and float(row["mag"]) < _MISSING_MAG
-            ]
-            points += curve
-            offsets.append(len(points))
-            label.append(CLASSES.index("RRab" if kind == "ab" else "RRc"))
-            ids.append(int(number))
+    tables = _sdss_tables(path)
+    points, offsets, label, ids = [], [0], [], []
+    for star in tables["periods.csv"]:
+        if f"{star['Num']}.csv" not in tables:
+            continue
+        points += [
+            (float(row["time"]), float(row["mag"]), float(row["magerr"]))
+            for row in tables[f"{star['Num']}.csv"]
+            if row["band"] == band and float(row["mag"]) < _MISSING_MAG
+        ]
+        offsets.append(len(points))
+        label.append(CLASSES.index("RRab" if star["Type"] == "ab" else "RRc"))
+        ids.append(int(star["Num"]))
     time, mag, magerr = np.array(points).T
     return LabelledCurves(
         time, mag, magerr, np.array(offsets), np.array(label), CLASSES, np.array(ids)
     )
+
+
+def load_sdss_periods(path: str | os.PathLike[str]) -> dict[int, float]:
+    """Periods in days of the RR Lyrae of SDSS Stripe 82, by their numbers.
+
+    Sesar et al. (2010) found them by templates in all bands together. `path` is that of
+    `load_sdss_rrlyrae`.
+    """
+    stars = _sdss_tables(path)["periods.csv"]
+    return {int(star["Num"]): float(star["Per"]) for star in stars}
+
+
+def _sdss_tables(path: str | os.PathLike[str]) -> dict[str, list[dict[str, str]]]:
+    """Rows of every CSV file in the archive of SDSS, by its name."""
+    path = Path(path)
+    if path.is_dir():
+        path = path / "sdss_rrlyrae" / "RRLyrae.tar.gz"
+    tables = {}
+    with tarfile.open(path) as archive:
+        for member in archive:
+            if member.isfile() and member.name.endswith(".csv"):
+                file = archive.extractfile(member)
+                assert file is not None
+                text = io.StringIO(file.read().decode())
+                tables[member.name.split("/")[-1]] = list(csv.DictReader(text))
+    return tables
 
 
 def _points_of(
