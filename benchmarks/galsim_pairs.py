@@ -61,7 +61,7 @@ def _pair(rng, side, n_new):
         (
             galsim.Sersic(
                 n=rng.choice([1.0, 2.0, 4.0]), half_light_radius=rng.uniform(0.3, 2.5)
-            ).shear(g1=0.2 * rng.normal(), g2=0.2 * rng.normal()),
+            ).shear(_shear(rng)),
             10 ** rng.uniform(3, 5.3),
             *rng.uniform(0, side, 2),
         )
@@ -95,6 +95,14 @@ def _pair(rng, side, n_new):
         new.append((x, y, flux, snr, on_galaxy))
     sci = rng.poisson(np.maximum(sci + skies[1], 0)).astype(float)
     return ref, sci, new, 1 / zero_point
+
+
+def _shear(rng):
+    """Of a galaxy: 0.2 on each axis, less than 1 together."""
+    import galsim
+
+    g1, g2 = 0.2 * rng.normal(), 0.2 * rng.normal()
+    return galsim.Shear(complex(g1, g2) * min(1, 0.95 / np.hypot(g1, g2)))
 
 
 def _add(image, profile, x, y, size):
