@@ -297,7 +297,10 @@ def fill_bad(image: np.ndarray, bad: np.ndarray, threads: int | None = None) -> 
     -------
     image : ndarray
     """
-    jit.run(fill_cpu, len(image), threads, image, bad)
+    if jit.on_cpu(image):
+        jit.run(fill_cpu, len(image), threads, image, bad)
+    else:
+        jit.launch(fill_cuda, image.size, image, bad)
     return image
 
 

@@ -17,10 +17,13 @@ import functools
 import hashlib
 import os
 import pathlib
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+import numpy as np
 
 
 def _key_cache_on_sources() -> None:
@@ -169,6 +172,20 @@ class CudaKernel:
 
 
 cuda_kernel = CudaKernel
+
+_BLOCK = 128  # threads
+
+
+def on_cpu(array: Any) -> bool:
+    """Whether an array is NumPy's, so that the CPU's loop takes it; else it is CuPy's."""
+    return isinstance(array, np.ndarray)
+
+
+def launch(kernel: CudaKernel, n_items: int, *args: Any) -> None:
+    """Launch a kernel with one thread for each of `n_items`, on CuPy's current stream."""
+    if n_items:
+        stream = sys.modules["cupy"].cuda.get_current_stream().ptr
+        kernel.launch(-(-n_items // _BLOCK), _BLOCK, *args, stream=stream)
 
 
 def cuda_available() -> bool:

@@ -3,14 +3,23 @@
 As in CuPy, functions and operators take arrays of this kind and scalars; a NumPy array with axes,
 or a function that CuPy does not have, is a TypeError. `asarray` copies to the "device" and `get`
 back; `copies` lists the latter, so that a test can tell how often, and how much, came back.
+
+CUDA kernels that ask for nothing but `cuda.grid(1)` run too: compiled for the CPU, item by item.
 """
 
+import ast
+import functools
+import inspect
 import sys
+import textwrap
 import types
 
+import numba
 import numpy as np
 import scipy.fft
 import scipy.ndimage
+
+from fastdiff.kernels import jit
 
 # What the tests may use of CuPy, each with the arguments of NumPy's function of that name.
 _FUNCTIONS = (
@@ -132,6 +141,37 @@ def asarray(x, dtype=None):
     return ndarray(np.array(x, dtype=dtype))
 
 
+@functools.cache
+def _loop_of(kernel):
+    """A compiled loop over the items of a CUDA kernel: `cuda.grid(1)` becomes an argument."""
+
+    class Grid(ast.NodeTransformer):
+        def visit_Call(self, node):  # the name that ast wants
+            asked = ast.unparse(node) == "cuda.grid(1)"
+            return ast.Name("_item", ast.Load()) if asked else self.generic_visit(node)
+
+    tree = Grid().visit(ast.parse(textwrap.dedent(inspect.getsource(kernel.function))))
+    tree.body[0].decorator_list = []
+    tree.body[0].args.args.insert(0, ast.arg("_item"))
+    namespace = dict(kernel.function.__globals__)
+    exec(compile(ast.fix_missing_locations(tree), __file__, "exec"), namespace)
+    one = numba.njit(namespace[kernel.function.__name__], error_model="numpy")
+
+    @numba.njit
+    def loop(n, *arguments):
+        for item in range(n):
+            one(item, *arguments)
+
+    return loop
+
+
+def _launch(kernel, grid, block, *arguments, stream=0):
+    for array in arguments:
+        if isinstance(array, np.ndarray):
+            raise TypeError(f"a kernel for a GPU got an array of the CPU, {array.shape}")
+    _loop_of(kernel)(grid * block, *_values(arguments))
+
+
 def install(monkeypatch):
     """Make `import cupy` find the stand-in; its module."""
     cupy, fft = types.ModuleType("cupy"), types.ModuleType("cupy.fft")
@@ -145,6 +185,10 @@ def install(monkeypatch):
     for name in _TRANSFORMS:
         setattr(scipy_fft, name, _on_device(getattr(scipy.fft, name)))
     scipy_ndimage.label = _on_device(scipy.ndimage.label)
+    cupy.cuda = types.SimpleNamespace(
+        get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+    )
+    monkeypatch.setattr(jit.CudaKernel, "launch", _launch)
     for module in (cupy, fft, cupyx, cupyx_scipy, scipy_fft, scipy_ndimage):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     copies.clear()
