@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -520,7 +522,9 @@ def cpm(
     """Subtract from every pixel of a cube what far-away pixels predict of it (CPM).
 
     Writes OUT.fits (DIFFERENCE, RMS, VARIABILITY, NPRED, EPOCHS), OUT.variables.ecsv with the
-    light curves of the pixels that vary, and OUT.png.
+    light curves of the pixels that vary, and OUT.png. Cubes of more than 8000 pixels are worked on
+    tile by tile, with OUT.part.npy and OUT.part.npz beside them: interrupted, the same command
+    goes on from there.
     """
     import numpy as np
     from astropy.table import Table
@@ -531,7 +535,7 @@ def cpm(
 
     try:
         cube = fits.read_cube(cube_file, quality)
-        with _progress() as progress:
+        with _resumable(out_file, cube.cube.shape) as (image, saved), _progress() as progress:
             task = progress.add_task("pixels", total=None)
             result = fastdiff.cpm_subtract(
                 cube.cube,
@@ -539,17 +543,19 @@ def cpm(
                 n_predictors=predictors,
                 holdout=holdout or None,
                 ridge="gcv" if ridge is None else ridge,
+                out=image,
+                checkpoint=saved,
                 threads=threads,
                 progress=lambda done, total: progress.update(task, completed=done, total=total),
             )
-        history = [
-            f"fastdiff {fastdiff.__version__} cpm of {cube_file.name}",
-            f"holdout {holdout or None}, predictors {predictors}, ridge {result.ridge:.4g}",
-            f"excluded around a pixel (rows, distance): {result.meta['exclusion']}",
-        ]
+            history = [
+                f"fastdiff {fastdiff.__version__} cpm of {cube_file.name}",
+                f"holdout {holdout or None}, predictors {predictors}, ridge {result.ridge:.4g}",
+                f"excluded around a pixel (rows, distance): {result.meta['exclusion']}",
+            ]
+            fits.write_cpm(out_file, result, cube, history)
         found = result.variables(threshold)
         base = out_file.with_suffix("")
-        fits.write_cpm(out_file, result, cube, history)
         curves = Table({"time": cube.time, "masked": cube.mask})
         for row in found:
             curve = result.light_curve(int(row["y"]), int(row["x"]), aperture)
@@ -575,6 +581,37 @@ def cpm(
         err.print(escape(note))
     for row in found[:10]:
         out.print(f"  y {row['y']}, x {row['x']}: {row['excess']:.1f} sigma above the others")
+
+
+@contextlib.contextmanager
+def _resumable(out_file: Path, shape: tuple[int, ...]) -> Iterator[tuple[Any, Path]]:
+    """Memory map of the difference and its checkpoint, of an interrupted run where there is one."""
+    import numpy as np
+
+    base = out_file.with_suffix("")
+    whole, saved = Path(f"{base}.part.npy"), Path(f"{base}.part.npz")
+    if not whole.parent.is_dir():
+        raise FileNotFoundError(f"the folder {whole.parent} does not exist")
+    if whole.is_file() and saved.is_file():
+        err.print(f"going on from {escape(str(saved))}")
+        image = np.lib.format.open_memmap(whole, "r+")
+    else:
+        saved.unlink(missing_ok=True)
+        image = np.lib.format.open_memmap(whole, "w+", np.float32, shape)
+    try:
+        if image.shape != shape:
+            raise ValueError(
+                f"{whole} has shape {image.shape} and the cube {shape}: it is of another run; "
+                f"remove it and {saved.name} to begin again"
+            )
+        yield image, saved
+    except BaseException:
+        if saved.is_file():
+            err.print(f"what is done is kept in {escape(str(saved))} for the same command")
+        else:
+            whole.unlink()
+        raise
+    whole.unlink()
 
 
 # ---------------------------------------------------------------- dmdt, classify

@@ -25,6 +25,9 @@ float32, n_powers = order + 1; coefficients (n_blocks, n_basis) float32;
 origins (n_blocks, 2) int64 of (y0, x0); out (n_blocks, h, w) float32, 0 beyond the frame. Blocks
 may overlap. Cost: size * width multiplications a pixel, times order + 1 for polynomials.
 
+Arrays of CuPy are worked on where they lie, on its current stream, and the results are CuPy's too;
+what is small (basis, coefficients, origins) may come as NumPy's.
+
 `fill_bad` puts an estimate into bad pixels, the mean of the good ones around weighted by
 (distance)^-4, so that what reaches good pixels through a kernel is small.
 
@@ -98,6 +101,8 @@ def convolved(image, kernel, y, x0, out, first, last):
         for i in range(0, width, GROUP):
             taps = source[i:]
             a, b, c, d = kernel[j, i], kernel[j, i + 1], kernel[j, i + 2], kernel[j, i + 3]
+            if a == f32(0) and b == f32(0) and c == f32(0) and d == f32(0):
+                continue  # a PSF is round: a fifth of its square
             for x in range(np.uintp(first), np.uintp(last)):
                 out[x] += (
                     a * taps[x]
@@ -269,7 +274,8 @@ def fill_cuda(image, bad):
 def with_border(image: np.ndarray, r: int, value: float = 0.0) -> np.ndarray:
     """float32 copy in a border of r pixels, and `PADDING` more at the right, of one value."""
     ny, nx = image.shape
-    out = np.full((ny + 2 * r, nx + 2 * r + PADDING), value, np.float32)
+    shape = ny + 2 * r, nx + 2 * r + PADDING
+    out = np.full_like(image, value, np.float32, order="C", shape=shape)
     out[r : r + ny, r : r + nx] = image
     return out
 
@@ -326,8 +332,12 @@ def row_kernels(
     """
     powers = np.array(powers, np.int64)
     flat = basis.reshape(len(basis), -1)
-    kernels = np.empty((ny, int(powers[:, 0].max()) + 1, flat.shape[1]), np.float32)
-    jit.run(mix_rows_cpu, ny, threads, flat, powers, kernels)
+    kernels = np.empty_like(basis, shape=(ny, int(powers[:, 0].max()) + 1, flat.shape[1]))
+    if jit.on_cpu(basis):
+        jit.run(mix_rows_cpu, ny, threads, flat, powers, kernels)
+    else:
+        powers = np.asarray(powers, like=basis)
+        jit.launch(mix_rows_cuda, kernels.size, flat, powers, kernels)
     return kernels.reshape(*kernels.shape[:2], *basis.shape[1:])
 
 
@@ -357,8 +367,12 @@ def convolve_polynomial(
     -------
     ndarray of float32, (n_blocks, h, w)
     """
-    out = np.empty((len(origins), *shape), np.float32)
-    jit.run(polynomial_cpu, len(origins), threads, image, kernels, origins, out)
+    out = np.empty_like(image, shape=(len(origins), *shape))
+    if jit.on_cpu(image):
+        jit.run(polynomial_cpu, len(origins), threads, image, kernels, origins, out)
+    else:
+        origins, row = np.asarray(origins, like=image), np.empty_like(out)
+        jit.launch(polynomial_cuda, out.size, image, kernels, origins, row, out)
     return out
 
 
@@ -389,6 +403,14 @@ def convolve_blocks(
     ndarray of float32, (n_blocks, h, w)
     """
     coefficients = np.ascontiguousarray(coefficients, np.float32)
-    out = np.empty((len(origins), *shape), np.float32)
-    jit.run(blocks_cpu, len(origins), threads, image, basis, coefficients, origins, mode, out)
+    out = np.empty_like(image, shape=(len(origins), *shape))
+    if jit.on_cpu(image):
+        jit.run(blocks_cpu, len(origins), threads, image, basis, coefficients, origins, mode, out)
+    else:
+        basis, coefficients, origins = (
+            np.asarray(each, like=image) for each in (basis, coefficients, origins)
+        )
+        kernels = np.empty_like(image, shape=(len(origins), *basis.shape[1:]))
+        jit.launch(mix_cuda, kernels.size, basis, coefficients, mode, kernels)
+        jit.launch(blocks_cuda, out.size, image, kernels, origins, out)
     return out

@@ -25,6 +25,9 @@ zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; shar
 float32; normal (n, m, m), right (n, m), square (n) float64, m = n_basis + 1. Products are float32,
 sums of more than some hundred of them float64.
 
+Arrays of CuPy are worked on where they lie, on its current stream, and the results are CuPy's too;
+what is small (origins, taps, products, shares) may come as NumPy's.
+
 Cost a stamp: h w (size (n_basis + n_taps) + m^2 / 2) multiplications.
 
 Source: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363), eqs. 2 to 6.
@@ -45,6 +48,8 @@ GROUP = 4
 """Taps that are added at a time."""
 CHUNK = 256
 """Pixels that are summed in float32."""
+AT_A_TIME = 1 << 28
+"""Pixels of filtered stamps, float32, that a GPU holds at a time."""
 
 
 # ---------------------------------------------------------------- items
@@ -362,11 +367,33 @@ def normal_equations(
     square : ndarray of float64, (n,)
     """
     n, m = len(origins), len(products) + 1
-    normal, right, square = np.zeros((n, m, m)), np.zeros((n, m)), np.zeros(n)
-    jit.run(
-        gram_cpu, n, threads,
-        image, target, weight, origins, taps, products, shares, carrier, normal, right, square,
-    )  # fmt: skip
+    normal, right, square = (
+        np.zeros_like(image, np.float64, shape=shape) for shape in ((n, m, m), (n, m), (n,))
+    )
+    if jit.on_cpu(image):
+        jit.run(
+            gram_cpu, n, threads,
+            image, target, weight, origins, taps, products, shares, carrier, normal, right, square,
+        )  # fmt: skip
+        return normal, right, square
+    origins, taps, products, shares = (
+        np.asarray(each, like=image) for each in (origins, taps, products, shares)
+    )
+    (_, h, w), (n_taps, size) = weight.shape, taps.shape
+    shapes = (n_taps, (h + size - 1) * w), (m, h * w)
+    step = max(1, AT_A_TIME // sum(math.prod(shape) for shape in shapes))
+    for first in range(0, n, step):
+        part = slice(first, min(first + step, n))
+        across, planes = (
+            np.empty_like(image, shape=(part.stop - first, *shape)) for shape in shapes
+        )
+        jit.launch(across_cuda, across.size, image, origins[part], taps, w, across)
+        jit.launch(down_cuda, planes.size, across, taps, products, w, planes)
+        jit.launch(take_off_cuda, planes.size, planes, shares, carrier)
+        jit.launch(
+            gram_cuda, len(planes) * (m + 1) ** 2,
+            planes, target, weight[part], origins[part], normal[part], right[part], square[part],
+        )  # fmt: skip
     return normal, right, square
 
 

@@ -29,9 +29,6 @@ With fewer epochs than predictors the same is had from a matrix of epochs (`dual
 
 for K restricted to what is orthogonal to the series without a penalty.
 
-Every sum of products is a tile of 8 x 2 scalar products of rows (`dots`): 16 sums stay in
-registers, 10 loads serve 16 multiplications.
-
 Shapes: series (n_series, n_epochs) float64, without their mean where there is a constant to fit;
 gram (n_series, n_series) float64 = (series w) series^T, symmetric; targets (n,) int64, rows of
 `series`; predictors (n, k_max) int32, rows of `series`, of which the first counts[i] count, in
@@ -56,10 +53,17 @@ import math
 import numpy as np
 
 from . import jit
+from .factor import (
+    dot,
+    dots,
+    eliminate,
+    factorise,
+    pad,
+    solve_back,
+    solve_forward,
+    solve_rows,
+)
 from .jit import cuda
-
-ROWS = 8
-"""Rows of a tile; matrices are padded to a multiple."""
 
 DEPTH = 4
 RUN = 2**DEPTH
@@ -68,51 +72,7 @@ RUN = 2**DEPTH
 _EPOCHS = 32  # of all predictors of a run, which stay in the second cache
 
 
-def padded(n: int) -> int:
-    """Least multiple of `ROWS` that holds n."""
-    return -(-n // ROWS) * ROWS
-
-
 # ---------------------------------------------------------------- items
-
-
-@jit.item
-def dots(a, b, n, out):
-    """``out[r, c] = sum_t a[r, t] b[c, t]`` for 8 rows a and 2 rows b, t < n."""
-    a0, a1, a2, a3, a4, a5, a6, a7 = a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]
-    b0, b1 = b[0], b[1]
-    s00 = s01 = s10 = s11 = s20 = s21 = s30 = s31 = 0.0
-    s40 = s41 = s50 = s51 = s60 = s61 = s70 = s71 = 0.0
-    for t in range(np.uintp(n)):
-        u, v = b0[t], b1[t]
-        s00 += a0[t] * u
-        s01 += a0[t] * v
-        s10 += a1[t] * u
-        s11 += a1[t] * v
-        s20 += a2[t] * u
-        s21 += a2[t] * v
-        s30 += a3[t] * u
-        s31 += a3[t] * v
-        s40 += a4[t] * u
-        s41 += a4[t] * v
-        s50 += a5[t] * u
-        s51 += a5[t] * v
-        s60 += a6[t] * u
-        s61 += a6[t] * v
-        s70 += a7[t] * u
-        s71 += a7[t] * v
-    out[0, 0], out[0, 1], out[1, 0], out[1, 1] = s00, s01, s10, s11
-    out[2, 0], out[2, 1], out[3, 0], out[3, 1] = s20, s21, s30, s31
-    out[4, 0], out[4, 1], out[5, 0], out[5, 1] = s40, s41, s50, s51
-    out[6, 0], out[6, 1], out[7, 0], out[7, 1] = s60, s61, s70, s71
-
-
-@jit.item
-def dot(a, b, n):
-    total = 0.0
-    for t in range(np.uintp(n)):
-        total += a[t] * b[t]
-    return total
 
 
 @jit.item
@@ -125,77 +85,6 @@ def transpose(series, index, k, first, last, out):
 
 
 @jit.item
-def solve_rows(rows, factor, n, out):
-    """8 rows times L^-T in place, over the first n columns (even); `out` (8, 2) is scratch."""
-    for j in range(0, n, 2):
-        dots(rows, factor[j:], j, out)
-        d0, d1, below = 1.0 / factor[j, j], 1.0 / factor[j + 1, j + 1], factor[j + 1, j]
-        for r in range(8):
-            value = (rows[r, j] - out[r, 0]) * d0
-            rows[r, j] = value
-            rows[r, j + 1] = (rows[r, j + 1] - out[r, 1] - value * below) * d1
-
-
-@jit.item
-def factorise(matrix, n, out):
-    """Lower half of a positive matrix (n, n), n a multiple of 8, to L in place."""
-    for i in range(0, n, 8):
-        block = matrix[i:]
-        solve_rows(block, matrix, i, out)
-        for j in range(i, i + 8, 2):
-            dots(block, matrix[j:], j, out)
-            r = j - i
-            first = math.sqrt(max(matrix[j, j] - out[r, 0], 1e-300))
-            below = (matrix[j + 1, j] - out[r + 1, 0]) / first
-            second = math.sqrt(max(matrix[j + 1, j + 1] - out[r + 1, 1] - below * below, 1e-300))
-            matrix[j, j], matrix[j + 1, j], matrix[j + 1, j + 1] = first, below, second
-            for r in range(j - i + 2, 8):
-                value = (block[r, j] - out[r, 0]) / first
-                block[r, j] = value
-                block[r, j + 1] = (block[r, j + 1] - out[r, 1] - value * below) / second
-
-
-@jit.item
-def eliminate(matrix, n, rows, columns, out):
-    """Factor of the first n rows (a multiple of 8) in place, and the Schur complement of the rest.
-
-    Rows n <= i < rows become those of L to the left of column n, and from there to column
-    `columns` their Schur complement, both halves of it.
-    """
-    factorise(matrix, n, out)
-    for i in range(n, rows, 8):
-        block = matrix[i:]
-        solve_rows(block, matrix, n, out)
-        for j in range(n, min(i + 8, columns), 2):
-            dots(block, matrix[j:], n, out)
-            for r in range(8):
-                block[r, j] -= out[r, 0]
-                block[r, j + 1] -= out[r, 1]
-            if j < i:
-                for r in range(8):
-                    matrix[j, i + r] = block[r, j]
-                    matrix[j + 1, i + r] = block[r, j + 1]
-
-
-@jit.item
-def solve_forward(factor, right, n):
-    """L^-1 right, in place."""
-    for i in range(n):
-        right[i] = (right[i] - dot(factor[i], right, i)) / factor[i, i]
-
-
-@jit.item
-def solve_back(factor, right, n):
-    """L^-T right, in place."""
-    for i in range(n - 1, -1, -1):
-        right[i] /= factor[i, i]
-        value = right[i]
-        row = factor[i]
-        for t in range(np.uintp(i)):
-            right[t] -= value * row[t]
-
-
-@jit.item
 def gather(gram, predictors, k, target, matrix, right):
     """The predictors' part of the Gram matrix, its lower half, and of the target's row."""
     wanted = gram[target]
@@ -204,16 +93,6 @@ def gather(gram, predictors, k, target, matrix, right):
         for j in range(i + 1):
             row[j] = source[predictors[j]]
         right[i] = wanted[predictors[i]]
-
-
-@jit.item
-def pad(matrix, right, k, n):
-    """Make rows and columns k <= i < n those of the identity, with 0 to the right."""
-    for i in range(k, n):
-        for j in range(i):
-            matrix[i, j] = 0.0
-        matrix[i, i] = 1.0
-        right[i] = 0.0
 
 
 @jit.item
@@ -331,6 +210,29 @@ def subsets(base, rights, lists, counts, ridge, n_penalised, depth, stack, solut
         for a in range(counts[i]):
             solution[i, a] = full[lists[i, a]]
             full[lists[i, a]] = 0.0
+
+
+@jit.item
+def bridge(values, bad):
+    """Put a straight line between the good values around them into the bad ones.
+
+    Before the first good value and after the last one, these; nothing changes where none is good.
+    """
+    last = -1
+    for t in range(len(values)):
+        if bad[t]:
+            continue
+        if last < 0:
+            last = t
+            for s in range(t):
+                values[s] = values[t]
+        slope = (values[t] - values[last]) / max(t - last, 1)
+        for s in range(last + 1, t):
+            values[s] = slope * (s - last) + values[last]
+        last = t
+    if last >= 0:
+        for s in range(last + 1, len(values)):
+            values[s] = values[last]
 
 
 @jit.item
@@ -709,6 +611,13 @@ def scores_cpu(
             freedom[i, r] = k - ridges[r] * trace
 
 
+@jit.cpu_loop
+def bridge_cpu(start, stop, rows, series, bad):
+    """Item: one of the `rows` of `series` that have bad epochs."""
+    for i in range(start, stop):
+        bridge(series[rows[i]], bad[rows[i]])
+
+
 # ---------------------------------------------------------------- CUDA
 
 
@@ -732,3 +641,38 @@ def gather_cuda(gram, targets, predictors, counts, n_free, ridge, matrix, right)
     matrix[i, a, b] = value
     if b == 0:
         right[i, a] = gram[predictors[i, a], targets[i]] if a < k else 0.0
+
+
+@jit.cuda_kernel
+def forward_cuda(factor, columns):
+    """One thread a column of `columns` (n, size, m), which becomes L^-1 of it.
+
+    The factors are (n, size, size). Threads beside each other read the same of their factor, and
+    neighbouring entries of a row of columns.
+    """
+    item = cuda.grid(1)
+    n, size, m = columns.shape
+    if item < n * m:
+        solve_forward(factor[item // m], columns[item // m, :, item % m], size)
+
+
+@jit.cuda_kernel
+def predict_cuda(series, predictors, counts, coefficients, prediction):
+    """One thread an entry of `prediction` (n, m), of the first m epochs of `series`."""
+    item = cuda.grid(1)
+    n, m = prediction.shape
+    if item >= n * m:
+        return
+    i, t = item // m, item % m
+    total = 0.0
+    for a in range(counts[i]):
+        total += coefficients[i, a] * series[predictors[i, a], t]
+    prediction[i, t] = total
+
+
+@jit.cuda_kernel
+def bridge_cuda(rows, series, bad):
+    """One thread a row that has bad epochs."""
+    item = cuda.grid(1)
+    if item < rows.shape[0]:
+        bridge(series[rows[item]], bad[rows[item]])

@@ -23,9 +23,10 @@ from fastdiff.kernels import jit
 
 # What the tests may use of CuPy, each with the arguments of NumPy's function of that name.
 _FUNCTIONS = (
-    "abs", "arange", "argwhere", "ascontiguousarray", "broadcast_to", "copyto", "divide", "empty",
-    "empty_like", "exp", "flatnonzero", "full", "gradient", "isfinite", "logical_not", "maximum",
-    "may_share_memory", "minimum", "ones", "reciprocal", "sqrt", "where", "zeros",
+    "abs", "arange", "argwhere", "ascontiguousarray", "broadcast_to", "concatenate", "copyto",
+    "divide", "empty", "empty_like", "exp", "eye", "flatnonzero", "full", "full_like",
+    "gradient", "isfinite", "logical_not", "maximum", "may_share_memory", "median", "minimum",
+    "ones", "outer", "reciprocal", "sqrt", "subtract", "where", "zeros", "zeros_like",
 )  # fmt: skip
 _TRANSFORMS = ("fft", "rfft", "rfft2", "irfft2")
 
@@ -49,9 +50,13 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that CuPy has
         raise TypeError("implicit conversion to a NumPy array is not allowed: call `.get()`")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        return _wrapped(getattr(ufunc, method)(*_values(inputs), **_values(options)))
+        if method != "__call__" or "where" in options:
+            return NotImplemented
+        return _wrapped(ufunc(*_values(inputs), **_values(options)))
 
     def __array_function__(self, function, _types, arguments, options):
+        if function is np.asarray:  # by `like=`
+            return asarray(*arguments, **options)
         if function.__name__ not in _FUNCTIONS:
             return NotImplemented
         return _wrapped(function(*_values(arguments), **_values(options)))
@@ -79,6 +84,10 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that CuPy has
         return self._values.__array_interface__ | {"version": 3}
 
     @property
+    def T(self):  # the name that CuPy has
+        return _wrapped(self._values.T)
+
+    @property
     def real(self):
         return _wrapped(self._values.real)
 
@@ -101,7 +110,8 @@ def _method(name):
 for _name in ("dtype", "flags", "ndim", "shape", "size"):
     setattr(ndarray, _name, _attribute(_name))
 for _name in (
-    "all", "any", "astype", "conj", "copy", "max", "mean", "min", "ravel", "reshape", "sum", "take",
+    "all", "any", "astype", "conj", "copy", "max", "mean", "min", "ravel", "reshape", "sum",
+    "swapaxes", "take", "transpose",
 ):  # fmt: skip
     setattr(ndarray, _name, _method(_name))
 
@@ -141,28 +151,39 @@ def asarray(x, dtype=None):
     return ndarray(np.array(x, dtype=dtype))
 
 
+def _posv(a, b):
+    """Solve positive systems (n, k, k), one right-hand side (n, k) each."""
+    factor = np.linalg.cholesky(a)
+    forward = np.linalg.solve(factor, b[..., None])
+    return np.linalg.solve(factor.swapaxes(-1, -2), forward)[..., 0]
+
+
 @functools.cache
 def _loop_of(kernel):
-    """A compiled loop over the items of a CUDA kernel: `cuda.grid(1)` becomes an argument."""
+    """A CUDA kernel as a compiled loop over its items, of which `cuda.grid(1)` is the number."""
 
-    class Grid(ast.NodeTransformer):
-        def visit_Call(self, node):  # the name that ast wants
+    class Loop(ast.NodeTransformer):
+        def visit_Call(self, node):  # the names that ast wants
             asked = ast.unparse(node) == "cuda.grid(1)"
             return ast.Name("_item", ast.Load()) if asked else self.generic_visit(node)
 
-    tree = Grid().visit(ast.parse(textwrap.dedent(inspect.getsource(kernel.function))))
-    tree.body[0].decorator_list = []
-    tree.body[0].args.args.insert(0, ast.arg("_item"))
+        def visit_Return(self, _node):
+            return ast.Continue()
+
+        def visit_For(self, node):
+            if any(isinstance(each, ast.Return) for each in ast.walk(node)):
+                raise NotImplementedError(f"{kernel.__name__} returns from within a loop")
+            return self.generic_visit(node)
+
+    tree = Loop().visit(ast.parse(textwrap.dedent(inspect.getsource(kernel.function))))
+    function = tree.body[0]
+    function.decorator_list = []
+    function.args.args.insert(0, ast.arg("_n"))
+    loop = ast.parse("for _item in range(_n): pass").body[0]
+    loop.body, function.body = function.body, [loop]
     namespace = dict(kernel.function.__globals__)
     exec(compile(ast.fix_missing_locations(tree), __file__, "exec"), namespace)
-    one = numba.njit(namespace[kernel.function.__name__], error_model="numpy")
-
-    @numba.njit
-    def loop(n, *arguments):
-        for item in range(n):
-            one(item, *arguments)
-
-    return loop
+    return numba.njit(namespace[function.name], error_model="numpy")
 
 
 def _launch(kernel, grid, block, *arguments, stream=0):
@@ -179,17 +200,22 @@ def install(monkeypatch):
         setattr(cupy, name, _on_device(getattr(np, name)))
     cupy.ndarray, cupy.asarray, cupy.fft = ndarray, asarray, fft
     fft.fftshift = _on_device(np.fft.fftshift)
+    linalg, lapack = types.ModuleType("cupy.linalg"), types.ModuleType("cupyx.lapack")
+    cupy.linalg, linalg.cholesky = linalg, _on_device(np.linalg.cholesky)
+    lapack.posv = _on_device(_posv)
     cupyx, cupyx_scipy = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
     scipy_fft = types.ModuleType("cupyx.scipy.fft")
     scipy_ndimage = types.ModuleType("cupyx.scipy.ndimage")
     for name in _TRANSFORMS:
         setattr(scipy_fft, name, _on_device(getattr(scipy.fft, name)))
-    scipy_ndimage.label = _on_device(scipy.ndimage.label)
+    scipy_fft.next_fast_len = scipy.fft.next_fast_len
+    for name in ("label", "maximum_filter"):
+        setattr(scipy_ndimage, name, _on_device(getattr(scipy.ndimage, name)))
     cupy.cuda = types.SimpleNamespace(
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
     )
     monkeypatch.setattr(jit.CudaKernel, "launch", _launch)
-    for module in (cupy, fft, cupyx, cupyx_scipy, scipy_fft, scipy_ndimage):
+    for module in (cupy, fft, linalg, cupyx, lapack, cupyx_scipy, scipy_fft, scipy_ndimage):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     copies.clear()
     return cupy

@@ -7,6 +7,7 @@ import pytest
 from scipy.signal import convolve2d
 
 from fastdiff.kernels import convolve, jit
+from tests import pretend_cupy
 from tests.reference import convolve as reference
 
 CHANGES = {convolve.PLAIN: lambda k: k, convolve.MODULUS: np.abs, convolve.SQUARE: np.square}
@@ -174,6 +175,28 @@ def test_gpu_and_cpu_agree(rng):
     made = launch_all(**arrays, put=jit.cuda.to_device)
     for got, expected in zip(made, on_cpu(**arrays), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_arrays_of_a_gpu_give_the_same(rng, monkeypatch):
+    cupy = pretend_cupy.install(monkeypatch)
+    image, kernels, coefficients, origins = case(rng)
+    bad = rng.random(image.shape) < 0.2
+    basis = convolve.padded_kernels(kernels)
+
+    def all_of_them(put):
+        bordered = convolve.with_border(put(image), 3)
+        rows = convolve.row_kernels(put(basis), [(0, 0), (1, 0), (1, 1)], len(image))
+        yield bordered
+        yield convolve.with_border(put(bad), 3, 1.0)
+        yield convolve.fill_bad(put(np.where(bad, np.float32(np.nan), image)), put(bad))
+        yield convolve.convolve_polynomial(bordered, rows, origins, (8, 16))
+        for mode in CHANGES:
+            yield convolve.convolve_blocks(bordered, basis, coefficients, origins, (8, 16), mode)
+
+    for made, expected in zip(all_of_them(cupy.asarray), all_of_them(np.asarray), strict=True):
+        assert isinstance(made, cupy.ndarray)
+        assert made.dtype == expected.dtype == np.float32
+        np.testing.assert_allclose(made.get(), expected, atol=3e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])

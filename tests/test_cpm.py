@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from fastdiff.difference import cpm
+from fastdiff import arrays
+from fastdiff.difference import cpm_batched, cpm_cube, cpm_tile
 from fastdiff.difference.cpm import cpm_subtract
-from tests.reference import ridge as reference
+from tests import pretend_cupy
+from tests.reference import cpm as reference
+from tests.reference import ridge as fits
 
 NOISE = 1e-3
 
@@ -37,26 +40,6 @@ def quiet():
     return field()[0]
 
 
-def by_hand(cube, y, x, strength, blocks=(), weights=None, bad=None, n_predictors=60, rows=3,
-            distance=5.0, order=0):  # fmt: skip
-    """Prediction of one pixel by the paper's rule, without shortcuts."""
-    n, ny, nx = cube.shape
-    dy, dx = np.mgrid[:ny, :nx] - np.array([y, x])[:, None, None]
-    square = dy**2 + dx**2
-    allowed = (abs(dy) > rows) & (abs(dx) > rows) & (square >= distance**2)
-    if bad is not None:
-        allowed &= ~bad
-    places = np.argwhere(allowed)
-    places = places[np.argsort(square[allowed], kind="stable")][:n_predictors]
-    design = np.concatenate([
-        cube[:, places[:, 0], places[:, 1]].T,
-        np.polynomial.legendre.legvander(np.linspace(-1, 1, n), order).T,
-    ])  # fmt: skip
-    penalties = np.r_[np.full(len(places), strength), np.zeros(order + 1)]
-    weights = np.ones(n) if weights is None else weights
-    return reference.predict(design, cube[:, y, x], weights, penalties, blocks), places
-
-
 FOLDS = [(16 * i, 16 * (i + 1), 16 * i, 16 * (i + 1)) for i in range(10)]
 
 
@@ -72,7 +55,7 @@ def test_equal_to_fits_without_shortcuts(quiet, holdout, blocks):
     result = cpm_subtract(quiet, holdout=holdout, ridge=1e-3, **RULE)
     assert result.ridge == 1e-3
     for y, x in [(12, 13), (0, 0), (23, 4)]:
-        expected, places = by_hand(quiet, y, x, 1e-3, blocks)
+        expected, places = reference.predict(quiet, y, x, 1e-3, blocks)
         np.testing.assert_allclose(
             result.prediction[:, y, x], expected, atol=1e-7 * np.abs(quiet[:, y, x]).max()
         )
@@ -82,22 +65,56 @@ def test_equal_to_fits_without_shortcuts(quiet, holdout, blocks):
     assert not result.mask.any()
 
 
-@pytest.mark.parametrize("n", [30, 160])
+SMALL = {"exclusion": (2, 3.0), "n_predictors": 30}
+SMALL_RULE = {"rows": 2, "distance": 3.0, "n_predictors": 30}
+SMALL_FOLDS = [(18 * i, 18 * (i + 1), 18 * i, 18 * (i + 1)) for i in range(5)]
+
+
+@pytest.fixture(scope="module")
+def small():
+    """16 x 18 pixels of which some are bad at some epochs, and one at all."""
+    cube = field((16, 18), n=90, n_stars=30)[0]
+    cube[30:40, 5, 5] = np.nan
+    cube[:50, 12, 3] = np.nan
+    cube[0, 3, 2], cube[-1, 3, 3] = np.inf, np.nan
+    cube[:, 8, 8] = np.nan
+    return cube
+
+
+@pytest.mark.parametrize("change", ["", "weights", "variance", "order"])
+def test_whole_cube_equals_a_solve_for_each_pixel(small, change):
+    """All pixels, with bad ones, weights, variances and polynomials."""
+    options, rule = {}, dict(SMALL_RULE)
+    if change == "weights":
+        options["weights"] = np.where(np.arange(90) % 11 == 7, 0.0, 1.0 + np.arange(90) % 3)
+        options["mask"] = np.zeros(small.shape, bool)
+        options["mask"][20, 10:12] = True
+    elif change == "variance":
+        options["variance"] = np.random.default_rng(1).uniform(0.5, 3, small.shape)
+    elif change == "order":
+        rule["order"] = 2
+    expected = reference.subtract(small, 1e-3, SMALL_FOLDS, **options, **rule)
+    order = rule.get("order", 0)
+    made = cpm_subtract(small, holdout=5, ridge=1e-3, time_order=order, **SMALL, **options)
+    scale = small[np.isfinite(small)].max()
+    np.testing.assert_allclose(made.image, expected, atol=1e-7 * scale)
+
+
+@pytest.mark.parametrize("n", [25, 90])
 @pytest.mark.parametrize("holdout", [None, 5, ("window", 4)])
 @pytest.mark.parametrize("order", [0, 2])
-def test_every_way_to_solve_is_the_same(quiet, monkeypatch, n, holdout, order):
+def test_every_way_to_solve_is_the_same(small, monkeypatch, n, holdout, order):
     """Of predictors, of epochs, shared by neighbours or not: costs differ, results do not."""
-    cube = quiet[:n].copy()
-    cube[3, 5, 5] = np.nan
+    cube = small[:n]
     weights = np.where(np.arange(n) % 11 == 7, 0.0, 1.0 + np.arange(n) % 3)
-    options = RULE | {"weights": weights, "holdout": holdout, "ridge": 1e-3, "time_order": order}
+    options = SMALL | {"weights": weights, "holdout": holdout, "ridge": 1e-3, "time_order": order}
     images = []
     for few, share in [(False, False), (True, False), (False, True), (True, True)]:
-        monkeypatch.setattr(cpm._Tile, "few_epochs", few)
-        monkeypatch.setattr(cpm, "_SHARED", 0.0 if share else np.inf)
+        monkeypatch.setattr(cpm_tile.Tile, "few_epochs", few)
+        monkeypatch.setattr(cpm_tile, "_SHARED", 0.0 if share else np.inf)
         images.append(cpm_subtract(cube, **options).image)
     for image in images[1:]:
-        np.testing.assert_allclose(image, images[0], atol=1e-9 * np.abs(quiet).max())
+        np.testing.assert_allclose(image, images[0], atol=1e-9 * cube[np.isfinite(cube)].max())
 
 
 def test_few_epochs(quiet):
@@ -106,7 +123,7 @@ def test_few_epochs(quiet):
     folds = [(8 * i, 8 * (i + 1), 8 * i, 8 * (i + 1)) for i in range(5)]
     for strength in (1e-3, 1e-6):
         result = cpm_subtract(cube, holdout=5, ridge=strength, **RULE)
-        expected, _ = by_hand(cube, 12, 13, strength, folds)
+        expected, _ = reference.predict(cube, 12, 13, strength, folds)
         np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
     assert np.median(result.rms) < 0.1 * np.median(cube.std(0))
 
@@ -117,7 +134,7 @@ def test_polynomials_of_time_are_not_penalised(quiet):
     t = np.linspace(-1, 1, len(cube))
     cube[:, 12, 13] += 5 * t + 3 * t**2
     result = cpm_subtract(cube, time_order=2, ridge=0.5, **RULE)
-    expected, _ = by_hand(cube, 12, 13, 0.5, FOLDS, order=2)
+    expected, _ = reference.predict(cube, 12, 13, 0.5, FOLDS, order=2)
     np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
     assert result.rms[12, 13] < 0.3 * cpm_subtract(cube, ridge=0.5, **RULE).rms[12, 13]
 
@@ -150,21 +167,21 @@ def test_chosen_ridge_predicts_as_well_as_any(quiet, how, per):
 def test_freedom_leverage_and_coefficients(quiet):
     result = cpm_subtract(quiet, ridge=1e-2, coefficients=True, leverage=True, **RULE)
     places, values = result.coefficients[12, 13]
-    _, by_rule = by_hand(quiet, 12, 13, 1e-2)
+    _, by_rule = reference.predict(quiet, 12, 13, 1e-2)
     assert sorted(map(tuple, places)) == sorted(map(tuple, by_rule))
     design = np.concatenate([quiet[:, places[:, 0], places[:, 1]].T, np.ones((1, len(quiet)))])
     penalties = np.r_[np.full(60, 1e-2), 0]
-    expected = reference.coefficients(design, quiet[:, 12, 13], np.ones(160), penalties)
+    expected = fits.coefficients(design, quiet[:, 12, 13], np.ones(160), penalties)
     np.testing.assert_allclose(values, expected[:-1], atol=1e-6)
-    hat = reference.hat(design, np.ones(160), penalties)
+    hat = fits.hat(design, np.ones(160), penalties)
     assert result.freedom[12, 13] == pytest.approx(np.trace(hat))
     np.testing.assert_allclose(result.leverage[:, 12, 13], np.diag(hat), rtol=1e-5)
 
 
 def test_tiles_change_nothing(quiet, monkeypatch):
     whole = cpm_subtract(quiet, ridge=1e-3, **RULE)
-    monkeypatch.setattr("fastdiff.difference.cpm._WHOLE", 10)
-    monkeypatch.setattr("fastdiff.difference.cpm._TILE", 7)
+    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_cube, "_TILE", 7)
     tiles = cpm_subtract(quiet, ridge=1e-3, **RULE)
     np.testing.assert_array_equal(tiles.n_predictors, whole.n_predictors)
     # at corners, where predictors lie beyond the halo, others of the same number are taken
@@ -178,8 +195,8 @@ def test_strength_of_tiles_comes_from_all_of_the_cube(quiet, monkeypatch):
     cube = quiet.copy()
     cube[:, :8, :8] = np.random.default_rng(0).normal(0, 1e-6, (160, 8, 8))
     whole = cpm_subtract(cube, **RULE)
-    monkeypatch.setattr(cpm, "_WHOLE", 10)
-    monkeypatch.setattr(cpm, "_TILE", 7)
+    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_cube, "_TILE", 7)
     tiles = cpm_subtract(cube, **RULE)
     assert 0.03 < tiles.ridge / whole.ridge < 30
     assert np.median(tiles.rms) < 1.03 * np.median(whole.rms)
@@ -229,13 +246,13 @@ def test_bad_pixels_stay_where_they_are(quiet):
     assert np.isnan(result.image[result.mask]).all()
     assert np.isnan(result.rms[8, 8])
     assert result.n_predictors[8, 8] == 0
-    bad = np.zeros((24, 26), bool)
-    bad[8, 8] = True
+    usable = np.ones((24, 26), bool)
+    usable[8, 8] = False
     weights = np.ones(160)
     weights[70] = 0
     filled = np.where(np.isnan(cube), 0, cube)
     filled[30:40, 5, 5] = np.interp(np.arange(30, 40), [29, 40], cube[[29, 40], 5, 5])
-    expected, _ = by_hand(filled, 12, 13, 1e-3, FOLDS, weights, bad)
+    expected, _ = reference.predict(filled, 12, 13, 1e-3, FOLDS, weights, usable)
     np.testing.assert_allclose(np.delete(result.prediction[:, 12, 13], 70),
                                np.delete(expected, 70), atol=1e-7)  # fmt: skip
     untouched = cpm_subtract(quiet, ridge=1e-3, **RULE)
@@ -248,7 +265,7 @@ def test_epochs_without_weight_are_predicted(quiet):
     cube = quiet.copy()
     cube[40:60] += np.random.default_rng(0).normal(0, 5, (20, 24, 26))
     result = cpm_subtract(cube, weights=weights, ridge=1e-3, **RULE)
-    expected, _ = by_hand(cube, 12, 13, 1e-3, FOLDS, weights)
+    expected, _ = reference.predict(cube, 12, 13, 1e-3, FOLDS, weights)
     np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-6)
     masked = cpm_subtract(cube, mask=weights == 0, ridge=1e-3, **RULE)
     assert masked.mask[40:60].all()
@@ -258,7 +275,7 @@ def test_epochs_without_weight_are_predicted(quiet):
 def test_variances_weigh_each_pixel_by_itself(quiet):
     variance = np.random.default_rng(1).uniform(0.5, 3, quiet.shape) * NOISE**2
     result = cpm_subtract(quiet, variance=variance, ridge=1e3, **RULE)
-    expected, _ = by_hand(quiet, 12, 13, 1e3, FOLDS, 1 / variance[:, 12, 13])
+    expected, _ = reference.predict(quiet, 12, 13, 1e3, FOLDS, 1 / variance[:, 12, 13])
     np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
     chosen = cpm_subtract(quiet, variance=variance, **RULE)
     assert np.median(chosen.rms) < 1.05 * np.median(result.rms)
@@ -315,17 +332,20 @@ def test_dtypes(quiet, dtype):
     np.testing.assert_allclose(result.image, expected.image, atol=0.05)
 
 
-def test_a_memory_map(quiet, tmp_path):
-    np.save(tmp_path / "cube.npy", quiet)
+@pytest.mark.parametrize("dtype", ["f8", ">f8", ">f4"])
+def test_a_memory_map(quiet, tmp_path, dtype):
+    np.save(tmp_path / "cube.npy", quiet.astype(dtype))
     mapped = np.load(tmp_path / "cube.npy", mmap_mode="r")
+    assert mapped.dtype == dtype
     result = cpm_subtract(mapped, ridge=1e-3, **RULE)
-    np.testing.assert_array_equal(result.image, cpm_subtract(quiet, ridge=1e-3, **RULE).image)
+    native = quiet.astype(dtype).astype(dtype[-2:])
+    np.testing.assert_array_equal(result.image, cpm_subtract(native, ridge=1e-3, **RULE).image)
 
 
 @pytest.mark.parametrize("strength", ["gcv", 1e-3])
 def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
-    monkeypatch.setattr("fastdiff.difference.cpm._WHOLE", 10)
-    monkeypatch.setattr("fastdiff.difference.cpm._TILE", 8)
+    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_cube, "_TILE", 8)
     options = RULE | {"ridge": strength}
     expected = cpm_subtract(quiet, **options)
     path = tmp_path / "done.npz"
@@ -342,8 +362,13 @@ def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
     out = np.lib.format.open_memmap(tmp_path / "image.npy", "r+")
     with pytest.raises(ValueError, match="is of another cube or of other options"):
         cpm_subtract(quiet, out=out, checkpoint=path, **(options | {"holdout": 5}))
+    for other in ({"weights": np.arange(160.0)}, {"mask": quiet[0] > 1}, {"exclude": quiet[0] > 1}):
+        with pytest.raises(ValueError, match="is of another cube or of other options"):
+            cpm_subtract(quiet, out=out, checkpoint=path, **options, **other)
+    with pytest.raises(ValueError, match="is of another cube or of other options"):
+        cpm_subtract(quiet + 1, out=out, checkpoint=path, **options)
     told = []
-    monkeypatch.setattr("fastdiff.difference.cpm._Tile.fit", spy(told))
+    monkeypatch.setattr(cpm_tile.Tile, "fit", spy(told))
     result = cpm_subtract(quiet, out=out, checkpoint=path, **options)
     assert len(told) < 12 * 0.6  # of 3 x 4 tiles
     np.testing.assert_array_equal(result.image, expected.image)
@@ -355,9 +380,7 @@ def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
 
 
 def spy(told):
-    from fastdiff.difference.cpm import _Tile
-
-    fit = _Tile.fit
+    fit = cpm_tile.Tile.fit
     return lambda *args: told.append(args) or fit(*args)
 
 
@@ -437,6 +460,11 @@ def test_empty_cubes():
         ({"holdout": 1}, ValueError, "holdout is 1; it must be at least 2"),
         ({"holdout": 161}, ValueError, "holdout is 161 folds; `cube` has only 160 epochs"),
         ({"holdout": ("window", 160)}, ValueError, "leaves no epoch to fit outside of epochs 0"),
+        (
+            {"weights": np.arange(160) < 16},
+            ValueError,
+            "leaves no epoch to fit outside of epochs 0",
+        ),
         ({"holdout": ("days", 3)}, ValueError, "it must be folds"),
         ({"ridge": -1}, ValueError, "ridge is -1; it must be 0 or more"),
         ({"ridge": "best"}, ValueError, "ridge is 'best'; it must be one of 'gcv'"),
@@ -451,6 +479,7 @@ def test_empty_cubes():
         ({"mask": np.zeros(3, bool)}, ValueError, r"`mask` has shape \(3,\); it must be"),
         ({"mask": np.ones(160, bool)}, ValueError, "0 epochs have a weight"),
         ({"weights": np.ones(3)}, ValueError, r"`weights` has shape \(3,\); it must be \(160,\)"),
+        ({"weights": np.zeros(160)}, ValueError, "0 epochs have a weight"),
         ({"weights": -np.ones(160)}, ValueError, "`weights` has values that are negative"),
         ({"variance": np.ones((3, 3))}, ValueError, "`variance` has shape"),
         ({"variance": -1.0}, ValueError, "`variance` has negative values"),
@@ -475,3 +504,141 @@ def test_wrong_options(quiet, options, error, text):
 def test_wrong_cubes(cube, error, text):
     with pytest.raises(error, match=text):
         cpm_subtract(cube)
+
+
+# ------------------------------------------------------------------------------- on a GPU
+
+
+IDLE = np.where(np.arange(90) % 11 == 7, 0.0, 1.0 + np.arange(90) % 3)
+
+
+def both(monkeypatch, cube, **options):
+    """(what the CPU makes, what the pretended GPU makes, the shapes that came back from there)"""
+    cupy = pretend_cupy.install(monkeypatch)
+    expected = cpm_subtract(cube, **options)
+    for name in {"mask", "variance"} & options.keys():
+        options[name] = cupy.asarray(options[name])
+    pretend_cupy.copies.clear()
+    made = cpm_subtract(cupy.asarray(cube), **options)
+    copies = list(pretend_cupy.copies)
+    assert isinstance(made.image, pretend_cupy.ndarray)
+    return expected, made, copies
+
+
+@pytest.mark.parametrize(
+    ("options", "n"),
+    [
+        ({}, 90),
+        ({}, 25),
+        ({"holdout": None, "ridge": 1e-3}, 90),
+        ({"holdout": None, "ridge": 1e-3}, 25),
+        ({"holdout": ("window", 4), "ridge": 1e-3}, 90),
+        ({"holdout": ("window", 4), "ridge": 1e-3}, 25),
+        ({"weights": IDLE, "ridge": 1e-3, "time_order": 2}, 90),
+        ({"weights": IDLE[-25:], "ridge": 1e-3, "time_order": 2}, 25),
+        ({"weights": IDLE, "ridge": 1e-3, "holdout": ("window", 4)}, 90),
+        ({"ridge": "gcv", "ridge_per": "pixel", "holdout": None}, 90),
+        ({"ridge": "loo", "holdout": 3}, 90),
+        ({"ridge": "loo", "holdout": 3}, 25),
+        ({"ridge": "cv", "ridge_per": "pixel", "holdout": 3}, 90),
+        ({"predictors": "brightness", "ridge": 1e-3}, 90),
+        ({"predictors": "cosine", "ridge": 1e-3}, 90),
+        ({"predictors": "random", "ridge": 1e-3}, 90),
+        ({"exclude_variable": 3, "ridge": 1e-3, "holdout": None}, 90),
+    ],
+)
+def test_a_gpu_makes_the_same(small, monkeypatch, options, n):
+    """Also with fewer epochs than predictors."""
+    cube = small[-n:]
+    expected, made, copies = both(monkeypatch, cube, **(SMALL | options))
+    scale = cube[np.isfinite(cube)].max()
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-8 * scale)
+    np.testing.assert_allclose(made.prediction.get(), expected.prediction, atol=1e-8 * scale)
+    np.testing.assert_array_equal(made.mask.get(), expected.mask)
+    np.testing.assert_allclose(made.rms, expected.rms, rtol=1e-5)
+    np.testing.assert_allclose(made.variability, expected.variability, rtol=1e-5)
+    np.testing.assert_array_equal(made.n_predictors, expected.n_predictors)
+    np.testing.assert_allclose(made.ridge, expected.ridge, rtol=1e-9)
+    flux, flux_of_cpu = made.light_curve(8, 9)["flux"], expected.light_curve(8, 9)["flux"]
+    np.testing.assert_allclose(flux, flux_of_cpu, atol=1e-7 * scale)
+    assert max(np.prod(shape) for shape in copies) <= 16 * 18  # maps, and never epochs of them
+
+
+def test_least_penalty_on_a_gpu(small, monkeypatch):
+    """Where rounding errors are seen: a normal matrix with a condition of some 1e13."""
+    expected, made, _ = both(monkeypatch, small, ridge=0, **SMALL)
+    scale = small[np.isfinite(small)].max()
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("n", [90, 25])
+@pytest.mark.parametrize("holdout", [None, 5])
+def test_a_gpu_makes_the_same_leverages_and_coefficients(small, monkeypatch, n, holdout):
+    for leverage in (True, False):
+        expected, made, _ = both(
+            monkeypatch, small[-n:], ridge=1e-3, coefficients=True, leverage=leverage,
+            holdout=holdout, **SMALL,
+        )  # fmt: skip
+        assert made.coefficients.keys() == expected.coefficients.keys()
+        for place, (pixels, values) in expected.coefficients.items():
+            np.testing.assert_array_equal(made.coefficients[place][0], pixels)
+            np.testing.assert_allclose(
+                made.coefficients[place][1], values, atol=1e-7 * np.abs(values).max()
+            )
+        if leverage:
+            np.testing.assert_allclose(made.freedom, expected.freedom, rtol=1e-8)
+            np.testing.assert_allclose(made.leverage.get(), expected.leverage, atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [90, 25])
+@pytest.mark.parametrize("ridge", ["gcv", 10.0])
+def test_a_gpu_takes_masks_and_variances(small, monkeypatch, n, ridge):
+    rng = np.random.default_rng(5)
+    cube = small[-n:]
+    mask, variance = rng.random(cube.shape) < 0.01, rng.uniform(0.5, 3, cube.shape)
+    for options in ({"mask": mask}, {"variance": variance}, {"mask": mask[:, 0, 0]},
+                    {"mask": mask.any(0), "variance": variance[0]}):  # fmt: skip
+        expected, made, _ = both(monkeypatch, cube, ridge=ridge, **SMALL, **options)
+        scale = cube[np.isfinite(cube)].max()
+        np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-8 * scale)
+        np.testing.assert_allclose(made.variability, expected.variability, rtol=1e-5)
+
+
+def test_a_gpu_works_in_tiles_and_in_parts(small, monkeypatch):
+    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_cube, "_TILE", 9)
+    whole = both(monkeypatch, small, ridge=1e-3, **SMALL)[1]
+    monkeypatch.setattr(cpm_batched, "_BYTES", 2e6)
+    expected, made, _ = both(monkeypatch, small, ridge=1e-3, **SMALL)
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-8)
+    np.testing.assert_array_equal(made.image.get(), whole.image.get())
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u2"])
+def test_dtypes_on_a_gpu(small, monkeypatch, dtype):
+    cube = (1e3 * (np.nan_to_num(small, posinf=0.0) + 1)).astype(dtype)
+    expected, made, _ = both(monkeypatch, cube, ridge=1.0, holdout=None, **SMALL)
+    assert made.image.dtype == expected.image.dtype == np.float32
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-3)
+
+
+def test_mixed_devices_and_outputs_on_a_gpu(small, monkeypatch):
+    cupy = pretend_cupy.install(monkeypatch)
+    cube = cupy.asarray(small)
+    with pytest.raises(TypeError, match="`mask` is on cpu and `cube` on cuda:0; all arrays must"):
+        cpm_subtract(cube, mask=np.zeros((16, 18), bool))
+    with pytest.raises(TypeError, match="`variance` is on cuda:0 and `cube` on cpu"):
+        cpm_subtract(small, variance=cube)
+    with pytest.raises(TypeError, match="`out` is not taken for a cube on a GPU, cuda:0"):
+        cpm_subtract(cube, out=np.empty(small.shape), **SMALL)
+    with pytest.raises(ValueError, match=r"`cube` has shape \(16, 18\)"):
+        cpm_subtract(cube[0])
+
+
+def test_tensors_on_a_gpu_are_refused(monkeypatch):
+    monkeypatch.setattr(arrays, "device_of", lambda x: "cuda:0")
+    monkeypatch.setattr(arrays, "open_array", lambda x, name: (x, None, "torch", "cuda:0"))
+    with pytest.raises(
+        TypeError, match=r"`cube` is a tensor on cuda:0; .*`cupy.asarray\(tensor\)`"
+    ):
+        cpm_subtract(np.ones((9, 5, 5)))

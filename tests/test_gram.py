@@ -7,6 +7,7 @@ import pytest
 
 from fastdiff.kernels import gram, jit
 from fastdiff.kernels.convolve import with_border
+from tests import pretend_cupy
 from tests.reference import gram as reference
 
 
@@ -180,6 +181,19 @@ def test_gpu_and_cpu_agree(rng):
         pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
     arrays = tiny(rng)
     compare(launch_all(**arrays, put=jit.cuda.to_device), *arrays.values())
+
+
+@pytest.mark.parametrize("at_a_time", [1, 5000, gram.AT_A_TIME])
+def test_arrays_of_a_gpu_give_the_same_equations(rng, monkeypatch, at_a_time):
+    """However many stamps go through a GPU at a time."""
+    cupy = pretend_cupy.install(monkeypatch)
+    monkeypatch.setattr(gram, "AT_A_TIME", at_a_time)
+    image, target, weight, *rest = case(rng)
+    expected = solve(image, target, weight, *rest)
+    made = solve(*map(cupy.asarray, (image, target, weight)), *rest)
+    for got, wanted in zip(made, expected, strict=True):
+        assert isinstance(got, cupy.ndarray)
+        np.testing.assert_allclose(got.get(), wanted, atol=2e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])

@@ -1,10 +1,14 @@
 """Method "psf-match": the difference by its own kernel, what it promises, and bad input."""
 
+import threading
+
 import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
 import fastdiff
+from fastdiff.kernels import jit
+from tests import pretend_cupy
 from tests.reference import psfmatch as reference
 
 SIDE = 200
@@ -255,7 +259,7 @@ def test_a_kernel_that_noise_makes_is_not_taken(rng):
     assert d.meta["scale"] == 1
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "fastdiff.difference.kernel_fit.Fit.leaves_more_than_identity", lambda *_: False
+            "fastdiff.difference.kernel_fit._Fit.leaves_more_than_identity", lambda *_: False
         )
         fitted = subtract(ref, sci, ref_variances=variance, sci_variances=variance)
     assert abs(fitted.meta["scale"][0] - 1) > 0.1
@@ -519,8 +523,11 @@ def test_where_nothing_shines_a_kernel_of_1_is_assumed(rng, constant):
     assert d.meta["scale"] == 1
     assert d.meta["notes"][0] == [
         "no source bright enough to fit a kernel: a kernel of 1 assumed",
-        "no significance: no star shows the PSF: give `sci_psfs`",
+        "no star shows the PSF: one of 2.5 pixels FWHM is assumed, before the kernel; give "
+        "`ref_psfs` or `sci_psfs`",
     ]
+    significance = d.significance[np.isfinite(d.significance)]
+    assert np.std(significance) == pytest.approx(1, abs=0.1)
 
 
 @pytest.mark.parametrize(("n_stars", "order"), [(3, 0), (18, 1), (60, 2)])
@@ -614,3 +621,107 @@ def test_meta(pair):
 def test_empty_batch():
     empty = np.empty((0, 64, 64), np.float32)
     assert subtract(empty, empty).shape == (0, 64, 64)
+
+
+# -------------------------------------------------------------------- on a GPU
+
+
+@pytest.fixture(params=["pretended", "real"])
+def cupy(request, monkeypatch):
+    if request.param == "pretended":
+        return pretend_cupy.install(monkeypatch)
+    if not jit.cuda_available():
+        pytest.skip("no CUDA device: the same is run on pretended arrays")
+    return pytest.importorskip("cupy")
+
+
+def on(cupy, value):
+    """Frames, masks and variances of a GPU; options are what they are."""
+    return cupy.asarray(value) if isinstance(value, np.ndarray) and value.ndim > 1 else value
+
+
+def agree(made, expected, cupy):
+    """All maps are CuPy's and those of the CPU, but for float32 sums in another order."""
+    noise = np.nanmedian(expected.noise)
+    units = {"image": noise, "noise": noise, "flux": np.nanmedian(expected.flux_err)}
+    units |= {"flux_err": units["flux"], "significance": 1.0, "mask": 1.0}
+    for name, unit in units.items():
+        map_, wanted = getattr(made, name), np.asarray(getattr(expected, name))
+        assert isinstance(map_, cupy.ndarray), name
+        assert map_.dtype == wanted.dtype, name
+        np.testing.assert_allclose(map_.get(), wanted, atol=0.02 * unit, rtol=2e-3, err_msg=name)
+
+
+GPU_CASES = {
+    "plain": {},
+    "polynomials": {"convolve": "sci", "scale_order": 1, "background_order": 2},
+    "variances": {"decorrelate": True},
+    "bad pixels": {"saturation": 30_000.0},
+    "all pixels": {"fit": "all"},
+    "deltas": {"basis": "delta", "kernel_size": 9, "decorrelate": True},
+    "transforms": {"kernel_size": 37},
+}
+
+
+@pytest.mark.parametrize("case", GPU_CASES)
+def test_arrays_of_a_gpu_stay_there(case, cupy, rng):
+    """What comes back to the CPU is what the docstring says."""
+    options = GPU_CASES[case]
+    pair = Pair(side=256, n_stars=80, n_new=1)
+    ref, scis = pair.ref, pair.sci[None]
+    if case == "plain":
+        scis = np.stack([pair.sci, Pair(side=256, n_stars=80, n_new=2).sci])
+    elif case == "variances":
+        options = options | {"ref_variances": pair.ref_variance, "sci_variances": pair.sci_variance}
+    elif case == "bad pixels":
+        ref, scis = ref.copy(), scis.copy()
+        ref[100:120, 30:50], scis[0, 200, 77] = np.nan, np.inf
+        options = options | {"sci_masks": rng.random(ref.shape) < 1e-4, "ref_masks": ref > 20_000}
+    expected = subtract(ref, scis, **options)
+    there = {name: on(cupy, value) for name, value in options.items()}
+    arrays = on(cupy, ref), on(cupy, scis)
+    pretend_cupy.copies.clear()
+    made = subtract(*arrays, **there)
+    copies = list(pretend_cupy.copies)
+    agree(made, expected, cupy)
+    for name in ("notes", "convolved", "stamps"):
+        np.testing.assert_equal(made.meta[name], expected.meta[name])
+    for one, other in zip(made.kernel, expected.kernel, strict=True):
+        assert isinstance(one.components, np.ndarray)
+        near = np.abs(one.components - other.components).max()
+        assert near < 2e-3 * np.abs(other.components).max()
+    if isinstance(arrays[0], pretend_cupy.ndarray):
+        masked = 2 if case in ("bad pixels", "variances") else 1
+        frames = [shape for shape in copies if shape[-2:] == ref.shape]
+        assert sum(np.prod(shape[:-2]) for shape in frames) == (1 + len(scis)) * masked + len(scis)
+        calibrated = 2 if case == "variances" else 4
+        assert copies.count((128, 128)) == calibrated * len(scis)
+        equations = 3 * (3 if case == "all pixels" else 2)
+        assert len(copies) <= 10 + len(scis) * (calibrated + equations + 6)
+
+
+def test_where_nothing_shines_on_a_gpu(cupy, rng):
+    """A kernel of 1, and nothing at all, as on the CPU; both in one batch."""
+    ref, sci = rng.normal(100, 10, (2, 96, 96)).astype(np.float32)
+    scis = np.stack([sci, np.full_like(sci, np.nan)])
+    expected = subtract(ref, scis)
+    made = subtract(cupy.asarray(ref), cupy.asarray(scis))
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-3)
+    np.testing.assert_allclose(made.noise.get(), expected.noise, rtol=1e-5)
+    assert made.meta["notes"] == expected.meta["notes"]
+    assert made.kernel[1] is None
+
+
+def test_a_gpu_is_used_from_the_callers_thread(monkeypatch, rng):
+    """The current device and stream of CuPy belong to a thread."""
+    cupy = pretend_cupy.install(monkeypatch)
+    launch, used = jit.CudaKernel.launch, set()
+
+    def watched(*arguments, **options):
+        used.add(threading.get_ident())
+        launch(*arguments, **options)
+
+    monkeypatch.setattr(jit.CudaKernel, "launch", watched)
+    images = cupy.asarray(rng.normal(100, 10, (2, 64, 64)).astype(np.float32))
+    subtract(images, images, threads=2)
+    assert used == {threading.get_ident()}

@@ -177,7 +177,7 @@ def test_same_bits_whatever_the_threads(rng, kernel):
 
 
 def gather_all(gram, targets, lists, counts, n_free, strength, put=np.asarray):
-    n, size = len(targets), ridge.padded(lists.shape[1])
+    n, size = len(targets), lists.shape[1] + 3
     matrix, right = put(np.zeros((n, size, size))), put(np.zeros((n, size)))
     n_items = n * size * size
     ridge.gather_cuda.launch(
@@ -220,10 +220,79 @@ def test_gather_on_a_gpu(rng):
     check_gathered(made, series, targets, lists, counts)
 
 
+def systems(rng):
+    """Factors, columns, series, lists, counts, coefficients, and which epochs are bad."""
+    factor = np.tril(rng.uniform(0.5, 1.5, (2, 5, 5)))
+    factor[:, np.triu_indices(5, 1)[0], np.triu_indices(5, 1)[1]] = np.nan  # never read
+    columns, series = rng.normal(size=(2, 5, 3)), rng.normal(size=(6, 7))
+    lists, counts = np.array([[0, 2, 5], [3, 4, 0]], np.int32), np.array([3, 2])
+    bad = np.zeros(series.shape, bool)
+    bad[1, :2] = bad[1, 4] = bad[3, 5:] = bad[5] = True
+    return factor, columns, series, lists, counts, rng.normal(size=(2, 3)), bad
+
+
+def solve_all(factor, columns, series, lists, counts, coefficients, bad, put=np.asarray):
+    """(L^-1 columns, predictions of the first 4 epochs, series without their bad values)"""
+    copy = lambda x: getattr(x, "copy_to_host", lambda: x)()  # noqa: E731
+    columns, prediction, bridged = put(columns.copy()), put(np.zeros((2, 4))), put(series.copy())
+    ridge.forward_cuda.launch(1, 64, put(factor), columns)
+    ridge.predict_cuda.launch(
+        1, 64, put(series), put(lists), put(counts), put(coefficients), prediction
+    )
+    ridge.bridge_cuda.launch(1, 64, put(np.flatnonzero(bad.any(1))), bridged, put(bad))
+    return copy(columns), copy(prediction), copy(bridged)
+
+
+def check_solved(made, factor, columns, series, lists, counts, coefficients, bad):
+    np.testing.assert_allclose(made[0], np.linalg.solve(np.tril(np.nan_to_num(factor)), columns))
+    for row, index, count, values in zip(made[1], lists, counts, coefficients, strict=True):
+        np.testing.assert_allclose(row, values[:count] @ series[index[:count], :4])
+    check_bridged(made[2], series, bad)
+
+
+def check_bridged(made, series, bad):
+    for row, given, lost in zip(made, series, bad, strict=True):
+        good = np.flatnonzero(~lost)
+        expected = np.interp(np.arange(len(given)), good, given[good]) if len(good) else given
+        np.testing.assert_allclose(row, expected, rtol=1e-12)
+
+
+def test_solutions_in_the_simulator(rng, run_in_cuda_simulator):
+    given = systems(rng)
+    names = ("factor", "columns", "series", "lists", "counts", "coefficients", "bad")
+    made = run_in_cuda_simulator(
+        "from fastdiff.kernels import ridge\n" + inspect.getsource(solve_all)
+        + f"a, b, c = solve_all({', '.join(names)})\nnp.savez(OUT, a=a, b=b, c=c)",
+        **dict(zip(names, given, strict=True)),
+    )  # fmt: skip
+    check_solved((made["a"], made["b"], made["c"]), *given)
+
+
+def test_solutions_on_a_gpu(rng):
+    if not jit.cuda_available():
+        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
+    given = systems(rng)
+    check_solved(solve_all(*given, put=jit.cuda.to_device), *given)
+
+
+def test_bad_epochs_are_bridged(rng):
+    series, bad = rng.normal(size=(40, 30)), rng.random((40, 30)) < rng.random((40, 1))
+    bad[3], bad[4] = True, False
+    made = series.copy()
+    jit.run(ridge.bridge_cpu, 39, 2, np.delete(np.arange(40), 7), made, bad)
+    np.testing.assert_array_equal(made[7], series[7])  # not one of the rows
+    check_bridged(np.delete(made, 7, 0), np.delete(series, 7, 0), np.delete(bad, 7, 0))
+
+
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
 def test_compiles_to_ptx(capability):
     one, two, three = np.empty(1), np.empty((1, 1)), np.empty((1, 1, 1))
     index, lists = np.empty(1, np.int64), np.empty((1, 1), np.int32)
-    signature = (two, index, lists, index, 2, one, three, two)
-    text = ridge.gather_cuda.ptx(signature, capability)
-    assert f".target sm_{capability[0]}{capability[1]}" in text
+    for kernel, signature in [
+        (ridge.gather_cuda, (two, index, lists, index, 2, one, three, two)),
+        (ridge.forward_cuda, (three, three)),
+        (ridge.predict_cuda, (two, lists, index, two, two)),
+        (ridge.bridge_cuda, (index, two.T, np.empty((1, 1), bool).T)),
+    ]:
+        text = kernel.ptx(signature, capability)
+        assert f".target sm_{capability[0]}{capability[1]}" in text

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fastdiff.difference.stars import _without_noise, find_stars, fwhm_of, measure_psf
+from fastdiff.difference.stars import _without_noise, find_stars, fwhm_of, measure_psf, moffat
 from fastdiff.simulate.inject import point_source
 
 SKY, SIGMA, FWHM = 200.0, 5.0, 3.2
@@ -251,6 +251,32 @@ def test_structure_of_a_psf_stays(rng):
     psf /= psf.sum()
     kept = _without_noise(psf, np.full(psf.shape, (1e-4 * psf.max()) ** 2))
     np.testing.assert_allclose(kept, psf, atol=3e-4 * psf.max())
+
+
+def test_moffat():
+    psf = moffat(5.0, 41)
+    assert psf.sum() == pytest.approx(1)
+    profile = psf[20, 20:] / psf[20, 20]
+    assert np.interp(2.5, np.arange(21), profile) == pytest.approx(0.5, abs=0.03)
+    gaussian = moffat(5.0, 41, beta=1e6)  # what it becomes for large beta
+    np.testing.assert_allclose(
+        gaussian[20, 20:] / gaussian[20, 20], 0.5 ** (np.arange(21) / 2.5) ** 2, atol=1e-5
+    )
+
+
+def test_psf_is_not_negative_among_neighbours(rng):
+    """Stars of a crowd, of which each has others on its wings."""
+    image = rng.normal(0, 3, (96, 96)).astype(np.float32)
+    for x, y, flux in zip(
+        *rng.uniform(10, 86, (2, 60)), 10 ** rng.uniform(2.5, 4.5, 60), strict=True
+    ):
+        add(image, x, y, flux)
+    psf = measure_psf(image, None, find_stars(image, sky=0.0, sigma=3.0), size=31, sky=0.0)
+    assert psf.min() >= 0
+    assert psf.sum() == pytest.approx(1)
+    y, x = np.indices(psf.shape) - 15
+    inner = np.hypot(x, y) <= FWHM
+    assert psf[inner].sum() > 0.6  # 0.94 of a Gaussian
 
 
 def test_psf_errors(field):

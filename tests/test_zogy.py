@@ -370,15 +370,41 @@ def test_zero_variance_and_no_noise():
 
 
 def test_no_star_to_measure_a_psf_from():
-    ref, sci, _ = make((128, 128), n_stars=0)
-    with pytest.raises(ValueError, match=r"no star to measure its PSF from: give `ref_psfs`"):
-        run(ref, sci)
-    stars = make((128, 128), seed=17)
-    d = subtract_batch(np.stack([ref, stars[0]]), np.stack([sci, stars[1]]), method="zogy")
-    assert d.mask[0].all() and "no star" in d.meta["notes"][0][0]
-    assert not d.mask[1].all()
+    """A profile is assumed, and said: what is new is found, with a wrong flux."""
+    shape = (128, 128)
+    ref, sci, _ = make(shape, n_stars=0, transients=[(64, 50, 5e3)])
+    d = run(ref, sci)
+    assert any("is assumed; give `ref_psfs`" in note for note in d.meta["notes"][0])
+    y, x = np.unravel_index(np.nanargmax(d.significance), shape)
+    assert np.hypot(y - 50, x - 64) < 2
+    quiet = np.ones(shape, bool)
+    quiet[38:63, 52:77] = False
+    assert np.nanmax(np.abs(d.significance[quiet])) < 5
     d = run(ref, sci, **PSFS)
     assert d.meta["scale"][0] == 1 and "scale: 1 assumed" in d.meta["notes"][0][0]
+
+
+@pytest.mark.parametrize("known", ["ref", "sci"])
+def test_errors_of_the_sharper_psf_cancel(known):
+    """The other PSF is that one through the matching kernel: no star is left of a wrong pair."""
+    wrong = point_source((25, 25), 12, 12, fwhm=1.3 * FWHM_R)
+    ref, sci, _ = make(seed=18)
+    if known == "sci":
+        ref, sci = sci, ref
+    wrong, options = wrong / wrong.sum(), {"calibrate": False, "gain": 1.0}
+    cores = (sci if known == "ref" else ref) > 1500
+
+    def share_of_misfits(**psfs):
+        d = run(ref, sci, **psfs, **options)
+        pulls = np.abs(d.image / d.noise)[cores & ~d.mask]
+        assert len(pulls) > 100
+        return np.mean(pulls > 4)
+
+    assert share_of_misfits(**{f"{known}_psfs": wrong}) < 0.01
+    own = {"ref_psfs": PSF_R, "sci_psfs": PSF_S}
+    if known == "sci":
+        own = {"ref_psfs": PSF_S, "sci_psfs": PSF_R}
+    assert share_of_misfits(**own | {f"{known}_psfs": wrong}) > 0.1
 
 
 # ------------------------------------------------------------------- errors
@@ -479,5 +505,5 @@ def test_what_a_gpu_cannot_do_is_told(cupy):
         run(np.ones((64, 64)), image)
     with pytest.raises(TypeError, match="`out` is not taken for images on a GPU"):
         run(image, image, out=image)
-    with pytest.raises(TypeError, match="methods for a GPU are 'zogy'"):
-        subtract_batch(image, image, method="psf-match")
+    with pytest.raises(TypeError, match="methods for a GPU are 'psf-match', 'zogy'"):
+        subtract_batch(image, image, method="transinet")

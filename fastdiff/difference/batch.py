@@ -35,7 +35,7 @@ _METHODS = {
     "zogy": "fastdiff.difference.zogy",
 }
 
-_ON_GPU = ("zogy",)  # methods that take arrays on a GPU
+_ON_GPU = ("psf-match", "zogy")  # methods that take arrays on a GPU
 _UINT16_FULL = 65535
 # Values of `Difference.meta` with one entry an image.
 _PER_IMAGE = (
@@ -178,6 +178,16 @@ class Frames:
         """Remember what is unusual about one image."""
         self.notes.setdefault(int(image), []).append(text)
 
+    def on_host(self) -> Frames:
+        """Frames whose images and masks are in the memory of the CPU: these, if they are."""
+        if arrays.namespace(self.scis) is np:
+            return self
+        names = "refs", "scis", "bad_refs", "bad_scis"
+        planes = {name: getattr(self, name) for name in names}
+        return dataclasses.replace(
+            self, **{k: None if v is None else arrays.on_host(v) for k, v in planes.items()}
+        )
+
 
 def subtract_batch(
     refs: ArrayLike,
@@ -201,8 +211,8 @@ def subtract_batch(
         Reference and science images in counts on one pixel grid, at least 32 x 32 pixels.
         One reference, (ny, nx) or (1, ny, nx), may serve many science images. NaN and
         infinity mark bad pixels. Integers (uint16 counts too) and any byte order are taken.
-        "zogy" takes CuPy arrays too: transforms, filters and sums stay on the GPU; the search
-        for stars, and with it sky and PSFs, sees one copy in the memory of the CPU.
+        "psf-match" and "zogy" take CuPy arrays too: the work on pixels stays on the GPU; the
+        search for stars, and with it sky and PSFs, sees one copy in the memory of the CPU.
     method : {"transinet", "psf-match", "zogy"}
         "transinet": a network that paints what changed, without noise [1]_.
         "psf-match": the sharper image convolved with the kernel that matches its PSF to that

@@ -7,15 +7,26 @@ defect, are left out. Later passes have the noise of the matched difference as t
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff import arrays
 from fastdiff.kernels import convolve as blocks
 from fastdiff.kernels import gram
 
-from .matched import SIGMA_OF_FWHM, STAMPS_PER_TERM, Image, NoFit, Pair, middles, windows
+from .matched import (
+    ENOUGH_STARS,
+    SIGMA_OF_FWHM,
+    STAMPS_PER_TERM,
+    Image,
+    NoFit,
+    Pair,
+    middles,
+    windows,
+)
 from .matching_kernel import (
     FACTOR,
     MAX_ORDER,
@@ -27,7 +38,9 @@ from .matching_kernel import (
     terms_at,
 )
 
-__all__ = ["Fit", "assume_identity", "choose_basis"]
+__all__ = ["STAMPS", "Options", "match"]
+
+STAMPS = 200  # that are fitted
 
 _LEAST_SIGMA = 0.7  # pixels, of the narrow Gaussian
 _LEAST_SHARE = {"stars": 0.6, "all": 0.05}  # of good pixels in a stamp
@@ -50,7 +63,63 @@ _MEDIAN_CHI2 = 0.4549  # of one degree of freedom
 # ------------------------------------------------------------------------ what is fitted
 
 
-def choose_basis(image: Image, target: Image, options: Any) -> Basis:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What `fastdiff.difference.psfmatch.subtract` describes."""
+
+    basis: str = "gaussian"
+    kernel_order: int = 2
+    background_order: int = 1
+    scale_order: int = 0
+    convolve: str = "auto"
+    kernel_size: int | None = None
+    fit: str = "auto"
+    stamps: int = STAMPS
+    regularisation: float = 1e-3
+    max_iterations: int = 5
+    decorrelate: bool = False
+    significance: bool = True
+    ref_psfs: NDArray[np.float64] | None = None  # (n or 1, k, k)
+    sci_psfs: NDArray[np.float64] | None = None
+
+
+def match(ref: Image, sci: Image, options: Options, threads: int) -> tuple[Pair, str]:
+    """The pair with its kernel, and what this was fitted to: "stars", "all" pixels or "none"."""
+    pairs = [(ref, sci), (sci, ref)]
+    n_stars = min(len(ref.stars.x), len(sci.stars.x))
+    if options.convolve != "auto":
+        pairs = [pairs[options.convolve == "sci"]]
+    elif np.isfinite(ref.fwhm + sci.fwhm):
+        pairs = [pairs[sci.fwhm < ref.fwhm]]
+    if options.fit != "auto":
+        ways = [options.fit]
+    elif n_stars < ENOUGH_STARS:
+        ways = ["all", "none"]
+    else:
+        ways = ["stars", "all", "none"]
+    for way in ways:
+        made, reason = [], None
+        for image, target in pairs:
+            basis = _choose_basis(image, target, options)
+            pair = Pair(image, target, basis.size, threads)
+            try:
+                if way == "none":
+                    _assume_identity(pair)
+                else:
+                    _Fit(pair, basis).run(ref, way, options)
+                made.append(pair)
+            except NoFit as error:
+                reason = error
+        if made:
+            break
+    if not made:
+        assert reason is not None
+        raise reason
+    # With few stars the widths are not known: a kernel that sharpens is the more concentrated.
+    return min(made, key=lambda pair: pair.concentration()), way
+
+
+def _choose_basis(image: Image, target: Image, options: Options) -> Basis:
     """Basis of a kernel that makes stars of `image` as wide as those of `target`."""
     square = SIGMA_OF_FWHM**2 * (target.fwhm**2 - image.fwhm**2)  # of the kernel, for Gaussian PSFs
     sigma = np.sqrt(square) if square > 0 else 0.0
@@ -156,7 +225,8 @@ def _solve(
         matrix, vector = gram.combine(normal, right, terms * kept[:, None], n_terms, threads)
         table[filled] = gram.solve_positive(matrix, vector, _RIDGE)
         c = terms @ table.T
-        fitted = (normal @ c[:, :, None])[:, :, 0] - c @ penalty
+        # Not by BLAS, whose threads would then wait for more at full speed.
+        fitted = np.einsum("nij,nj->ni", normal, c) - np.einsum("nj,ij->ni", c, penalty)
         chi2 = square + (c * (fitted - 2 * right)).sum(1)
         # Without the constant, which is no signal and which no penalty is on.
         power = (c * (fitted - normal[:, :, -1] * c[:, -1:]))[:, :-1].sum(1)
@@ -172,14 +242,16 @@ def _solve(
     return table, kept
 
 
-class Fit:
+class _Fit:
     """Fit of a pair's kernel with the functions of a basis."""
 
     def __init__(self, pair: Pair, basis: Basis):
         self.pair, self.basis = pair, basis
         self.image, self.target, self.shape = pair.image, pair.target, pair.shape
+        self.there = pair.xp.asarray
+        """Brings small arrays to where the images are."""
 
-    def run(self, ref: Image, how: str, options: Any) -> None:
+    def run(self, ref: Image, how: str, options: Options) -> None:
         """Fit `pair.kernel` to stamps of stars or to all pixels."""
         if how == "stars" and not min(len(self.image.stars.x), len(self.target.stars.x)):
             raise NoFit(
@@ -188,14 +260,14 @@ class Fit:
             )
         origins, side = _choose_stamps(ref, self.target, how, options.stamps)
         usable = ~windows(self.near_bad() | self.target.bad, origins, side)
-        enough = usable.mean((1, 2)) > _LEAST_SHARE[how]
-        origins, usable = origins[enough], usable[enough]
+        enough = arrays.on_host(usable.mean((1, 2))) > _LEAST_SHARE[how]
+        origins, usable = origins[enough], usable[self.there(enough)]
         if not len(origins):
             raise NoFit("stars have too many bad pixels around them: fit='all' takes all pixels")
         target = windows(self.target.data, origins, side)
         variance = self.first_variance(origins, side, target)
-        excess = np.where(usable, target**2 / variance - 1, 0).sum((1, 2))
-        strong = excess > _STAMP_SNR**2 + 5 * np.sqrt(2 * usable.sum((1, 2)))
+        excess = arrays.on_host(np.where(usable, target**2 / variance - 1, 0).sum((1, 2)))
+        strong = excess > _STAMP_SNR**2 + 5 * np.sqrt(2 * arrays.on_host(usable.sum((1, 2))))
         # Of small stamps that cover the frame several share a source.
         n_sources = strong.sum() * min(1.0, side[0] * side[1] / _stamp_side(self.target) ** 2)
         orders = [
@@ -216,20 +288,22 @@ class Fit:
         importance = usable.astype(np.float64)
         for number in range(_PASSES[how]):
             weight = (importance / variance).astype(np.float32)
-            equations = gram.normal_equations(
+            made = gram.normal_equations(
                 self.pair.bordered, self.target.data, weight, origins, self.basis.turned,
                 self.basis.products, self.basis.sums.astype(np.float32), self.basis.carrier,
                 self.pair.threads,
             )  # fmt: skip
+            equations = tuple(arrays.on_host(each) for each in made)
             penalty = self.penalty(equations[0], options.regularisation)
             table, kept = _solve(
-                equations, penalty, importance.sum((1, 2)), terms, n_terms,
+                equations, penalty, arrays.on_host(importance.sum((1, 2))), terms, n_terms,
                 options.max_iterations if number else 0, self.pair.threads,
             )  # fmt: skip
             self.pair.kernel = self.make_kernel(table, n_terms)
+            used = usable & self.there(kept)[:, None, None]
             if number + 1 < _PASSES[how]:
                 rest, model, variance, self.pair.signal = self.residuals(
-                    origins, side, target, usable & kept[:, None, None]
+                    origins, side, target, used
                 )
                 variance += (_SIGNAL_ERROR[number + 1] * model) ** 2
                 importance = usable * _importance(model**2 / variance, _GATE[how])
@@ -243,7 +317,7 @@ class Fit:
                 "the images have no source in common that a kernel could be fitted to; check that "
                 "they are aligned"
             )
-        if self.leaves_more_than_identity(origins, side, target, usable & kept[:, None, None]):
+        if self.leaves_more_than_identity(origins, side, target, used):
             raise NoFit(
                 "what the images have in common is too faint to fit a kernel to: it would leave "
                 "more of the sources than no kernel does"
@@ -287,7 +361,7 @@ class Fit:
         model = self.pair.convolve_as(blocks.PLAIN, self.pair.bordered, origins, side)
         terms = terms_at(*middles(origins, side), MAX_ORDER, self.shape)
         terms = terms[:, : len(self.pair.kernel.background)]
-        rest = target - model - (terms @ self.pair.kernel.background)[:, None, None]
+        rest = target - model - self.there(terms @ self.pair.kernel.background)[:, None, None]
         known = self.pair.known_variance(origins, side)
         if self.target.variance is not None:
             known = known + windows(self.target.variance, origins, side)
@@ -319,9 +393,7 @@ class Fit:
         near = max(1, self.pair.r // 3)
         bad = self.image.bad.copy()
         if bad.any():
-            from scipy.ndimage import maximum_filter
-
-            bad = maximum_filter(bad, 2 * near + 1)
+            bad = arrays.scipy_of(bad, "ndimage").maximum_filter(bad, 2 * near + 1)
         bad[:near] = bad[-near:] = bad[:, :near] = bad[:, -near:] = True
         return bad
 
@@ -330,10 +402,13 @@ class Fit:
         n = len(self.basis.products)
         if self.basis.roughness is None:
             return np.zeros((n + 1, n + 1))
-        raw = np.eye(n)  # coefficients of the products from those of functions without sums
-        raw[self.basis.carrier] -= self.basis.sums
+        # Of functions without sums: raw^T roughness raw, where raw, the identity less the sums in
+        # the carrier's row, makes the coefficients of the products from theirs.
+        sums, row = self.basis.sums, self.basis.roughness[self.basis.carrier]
+        cross = np.outer(sums, row)
         rough = np.zeros((n + 1, n + 1))
-        rough[:n, :n] = raw.T @ self.basis.roughness @ raw
+        rough[:n, :n] = self.basis.roughness - cross - cross.T
+        rough[:n, :n] += row[self.basis.carrier] * np.outer(sums, sums)
         scale = np.trace(normal.mean(0)[:n, :n]) / np.trace(rough)
         return strength * scale * rough
 
@@ -348,12 +423,13 @@ class Fit:
         )  # fmt: skip
 
 
-def assume_identity(pair: Pair) -> None:
+def _assume_identity(pair: Pair) -> None:
     """Set `pair.kernel` to 1 where nothing tells it, with the background that fits."""
     kernel = np.zeros((1, 2 * pair.r + 1, 2 * pair.r + 1))
     kernel[0, pair.r, pair.r] = 1
     good = ~(pair.image.bad | pair.target.bad)
-    level = np.median((pair.target.data - pair.image.data)[good]) if good.any() else 0.0
+    rest = (pair.target.data - pair.image.data)[good]
+    level = float(np.median(rest)) if rest.size else 0.0
     skies = pair.image.sky, pair.target.sky
     pair.kernel = MatchingKernel(
         kernel, np.array([level], np.float64), pair.shape, pair.image.name, skies

@@ -1,6 +1,7 @@
 """A pair of images with the kernel that matches them: difference, noise, fluxes of point sources.
 
-Pixel work goes band by band of rows, in blocks of which each has one squared kernel.
+Pixel work goes band by band of rows, in blocks of which each has one squared kernel. It is done
+where the images lie; stars are looked for in the memory of the CPU.
 """
 
 from __future__ import annotations
@@ -13,18 +14,27 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff import arrays
 from fastdiff.kernels import convolve as blocks
 from fastdiff.kernels import tile
 
 from .matching_kernel import MatchingKernel, polynomial, powers_up_to, terms_at
-from .stars import Stars, adaptive_moments, find_stars, fwhm_of, measure_psf
+from .stars import (
+    ASSUMED_FWHM,
+    Stars,
+    adaptive_moments,
+    find_stars,
+    fwhm_of,
+    measure_psf,
+    moffat,
+)
 
 if TYPE_CHECKING:
     from .batch import Frames
 
 __all__ = [
     "ENOUGH_STARS", "SIGMA_OF_FWHM", "STAMPS_PER_TERM", "Image", "NoFit", "Pair", "calibrate",
-    "load", "middles", "windows",
+    "load", "middles", "seen_through", "windows",
 ]  # fmt: skip
 
 ENOUGH_STARS = 8  # with fewer, all pixels are fitted
@@ -65,36 +75,40 @@ class Image:
     """Pixels; NaN where there are too few stars to be sure."""
     psf: NDArray[np.float64] | None
     """(k, k), where the caller knows it."""
+    host: tuple[NDArray[np.float32], NDArray[np.bool_]]
+    """Data and bad pixels in the memory of the CPU; what bad pixels have there means nothing."""
+
+    def own_psf(self) -> NDArray[np.float64] | None:
+        """PSF that came or that the stars show, sum 1, of odd size; None without a star."""
+        if self.psf is not None or not len(self.stars.x):
+            return self.psf
+        size = 2 * int(np.ceil(2 * fwhm_of(self.stars))) + 1
+        return measure_psf(*self.host, self.stars, size=size, sky=0.0)
 
 
 def load(
     name: Literal["ref", "sci"],
     frames: Frames,
+    host: Frames,
     i: int,
     stats: NDArray[np.float64],
     psfs: NDArray[np.float64] | None,
     threads: int,
 ) -> Image:
-    """Image i; `stats` (n_tiles, 2) are sky and noise of its tiles."""
-    values, bads, variances = (
-        (frames.refs, frames.bad_refs, frames.ref_variances)
-        if name == "ref"
-        else (frames.scis, frames.bad_scis, frames.sci_variances)
-    )
-    data = values[min(i, len(values) - 1)]
-    bad = ~(np.abs(data) < _LIMIT)
-    if bads is not None:
-        bad |= bads[min(i, len(bads) - 1)]
-    if bad.all():
-        raise NoFit("no pixel is good in both images")
+    """Image i; `host` are the frames in the memory of the CPU, `stats` (n_tiles, 2) sky and noise
+    of its tiles.
+    """
     sky, sigma = np.median(stats, axis=0)
     floor = 0.25 * sigma**2
-    with np.errstate(over="ignore"):
-        data = np.subtract(data, sky, dtype=data.dtype).astype(np.float32, copy=False)
-    stars = find_stars(data, bad, max_stars=_MAX_STARS)
-    if bad.any():
+    data, bad = above_sky(name, frames, i, float(sky))
+    seen = (data, bad) if host is frames else above_sky(name, host, i, float(sky))
+    if seen[1].all():
+        raise NoFit("no pixel is good in both images")
+    stars = find_stars(*seen, max_stars=_MAX_STARS)
+    if seen[1].any():
         np.copyto(data, 0, where=bad)
         blocks.fill_bad(data, bad, threads)
+    variances = frames.ref_variances if name == "ref" else frames.sci_variances
     variance = None
     if variances is not None:
         variance = variances[min(i, len(variances) - 1)].astype(np.float32)
@@ -108,11 +122,32 @@ def load(
         fwhm = float((xx[0] * yy[0] - xy[0] ** 2) ** 0.25 / SIGMA_OF_FWHM)
     elif len(stars.x) >= ENOUGH_STARS:
         fwhm = fwhm_of(stars)
-    return Image(name, data, bad, float(sky), float(sigma), variance, floor, stars, fwhm, psf)
+    return Image(name, data, bad, float(sky), float(sigma), variance, floor, stars, fwhm, psf, seen)
+
+
+def above_sky(
+    name: Literal["ref", "sci"], frames: Frames, i: int, sky: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Image i less its sky, and its bad pixels."""
+    values, bads = (
+        (frames.refs, frames.bad_refs) if name == "ref" else (frames.scis, frames.bad_scis)
+    )
+    data = values[min(i, len(values) - 1)]
+    bad = ~(np.abs(data) < _LIMIT)
+    if bads is not None:
+        bad |= bads[min(i, len(bads) - 1)]
+    with np.errstate(over="ignore"):
+        data = np.subtract(data, sky, dtype=data.dtype).astype(np.float32, copy=False)
+    return data, bad
 
 
 def windows(plane: NDArray[Any], origins: NDArray[np.int64], side: tuple[int, int]) -> NDArray[Any]:
     """(n, h, w): a copy of the windows of a plane."""
+    xp = arrays.namespace(plane)
+    if xp is not np:
+        # Indices of all pixels: CuPy might copy a view of all windows whole.
+        rows, columns = (xp.asarray(origins[:, k, None] + np.arange(side[k])) for k in range(2))
+        return plane[rows[:, :, None], columns[:, None, :]]
     view = np.lib.stride_tricks.sliding_window_view(plane, side)
     return view[origins[:, 0], origins[:, 1]]
 
@@ -141,6 +176,7 @@ class Pair:
 
     def __init__(self, image: Image, target: Image, size: int, threads: int):
         self.image, self.target, self.threads = image, target, threads
+        self.xp = arrays.namespace(target.data)
         self.shape = target.data.shape
         self.r = size // 2
         if size > min(self.shape):
@@ -167,7 +203,7 @@ class Pair:
     @property
     def padded(self) -> NDArray[np.float32]:
         """Components of the kernel as the compiled loops want them."""
-        return blocks.padded_kernels(self.kernel.components)
+        return self.xp.asarray(blocks.padded_kernels(self.kernel.components))
 
     @functools.cached_property
     def bordered_variance(self) -> NDArray[np.float32]:
@@ -192,7 +228,7 @@ class Pair:
         n = len(self.kernel.components)
         parts = self.kernel.components.reshape(n, -1)
         squares = np.einsum("si,ij,sj->s", terms, parts @ parts.T, terms)
-        return (squares * self.image.sigma**2)[:, None, None]
+        return self.xp.asarray((squares * self.image.sigma**2)[:, None, None])
 
     def difference(self, image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:
         """Fill `image`, and `variance` for independent pixels."""
@@ -213,19 +249,18 @@ class Pair:
             error += self.target.sigma**2 if other is None else other[band]
             lost = self.target.bad[band] | self.image.bad[band]
             touched = grid.touched(bad, origins, self.r)
-            if touched.any():
-                share = np.zeros((len(origins), *grid.side), np.float32)
-                share[touched] = self.convolve_as(blocks.MODULUS, bad, origins[touched], grid.side)
-                lost |= grid.joined(share, band) > _INFLUENCE * whole
+            if len(touched):
+                share = self.convolve_as(blocks.MODULUS, bad, origins[touched], grid.side)
+                lost |= grid.joined(share, band, touched) > _INFLUENCE * whole
             np.copyto(rest, np.nan, where=lost)
             image[band] = rest
             variance[band] = error
         background = fit_background(image, self.background_order)
         self.kernel = dataclasses.replace(self.kernel, background=background)
         for band, _ in grid.bands():
-            image[band] -= polynomial(background, band, self.shape)
+            image[band] -= polynomial(background, band, self.shape, self.xp)
             if self.kernel.convolved == "sci":
-                factor = 1 / polynomial(sums, band, self.shape)
+                factor = 1 / polynomial(sums, band, self.shape, self.xp)
                 image[band] *= -factor
                 variance[band] *= factor**2
 
@@ -246,21 +281,21 @@ class Pair:
 
         In float32 the transform of a bright star would leave its rounding errors everywhere.
         """
-        from scipy import fft
-
+        xp, fft = self.xp, arrays.scipy_of(self.bordered, "fft")
+        workers = {"workers": self.threads} if xp is np else {}  # that a GPU does not have
         (_, nx), size = self.shape, 2 * self.r + 1
-        shape = [fft.next_fast_len(n + size - 1, real=True) for n in (_BAND, nx)]
-        kernels = fft.rfft2(self.kernel.components, shape, workers=self.threads)
+        shape = tuple(fft.next_fast_len(n + size - 1, real=True) for n in (_BAND, nx))
+        kernels = fft.rfft2(xp.asarray(self.kernel.components), shape, **workers)
 
         def convolve(band: slice, _: NDArray[np.int64]) -> NDArray[np.float32]:
             n = band.stop - band.start
             rows = self.bordered[band.start : band.stop + size - 1, : nx + size - 1]
-            image = fft.rfft2(rows.astype(np.float64), shape, workers=self.threads)
-            out = np.zeros((n, nx), np.float32)
-            x = 2 * np.arange(nx) / max(nx - 1, 1) - 1
-            y = 2 * np.arange(band.start, band.stop) / max(self.shape[0] - 1, 1) - 1
+            image = fft.rfft2(rows.astype(np.float64), shape, **workers)
+            out = xp.zeros((n, nx), np.float32)
+            x = 2 * xp.arange(nx) / max(nx - 1, 1) - 1
+            y = 2 * xp.arange(band.start, band.stop) / max(self.shape[0] - 1, 1) - 1
             for (i, j), kernel in zip(self.kernel.powers, kernels, strict=True):
-                part = fft.irfft2(image * kernel, shape, workers=self.threads)
+                part = fft.irfft2(image * kernel, shape, **workers)
                 part = part[size - 1 : size - 1 + n, size - 1 : size - 1 + nx]
                 out += (y**j)[:, None] * (x**i) * part
             return out
@@ -295,13 +330,12 @@ class Pair:
             made = grid.joined(parts, band).copy()
             gone = lost[band].copy()
             touched = grid.touched(bad, origins, self.r)
-            if touched.any():
-                share = np.zeros((len(origins), *grid.side), np.float32)
-                share[touched] = blocks.convolve_blocks(
+            if len(touched):
+                share = blocks.convolve_blocks(
                     bad, padded, weights[touched], origins[touched], grid.side, blocks.MODULUS,
                     threads=self.threads,
                 )  # fmt: skip
-                gone |= grid.joined(share, band) > _INFLUENCE * whole
+                gone |= grid.joined(share, band, touched) > _INFLUENCE * whole
             np.copyto(made, np.nan, where=gone)
             image[band] = made
         here = self.kernel(*self.middle)
@@ -319,22 +353,19 @@ class Pair:
         made = np.roll(made, (self.r, self.r), axis=(0, 1))[: 2 * self.r + 1, : 2 * self.r + 1]
         return made / made.sum()
 
-    def psf(self, decorrelated: bool) -> NDArray[np.float64]:
-        """PSF of the difference at the middle of the frame, sum 1, of odd size."""
-        target = self.target
-        if target.psf is not None:
-            psf = target.psf
-        else:
-            fwhm = fwhm_of(target.stars)
-            if not np.isfinite(fwhm):
-                raise ValueError(f"no star shows the PSF: give `{target.name}_psfs`")
-            size = 2 * int(np.ceil(2 * fwhm)) + 1
-            psf = measure_psf(target.data, target.bad, target.stars, size=size, sky=0.0)
-        if decorrelated:
-            wide = _convolved(psf, self.whitening(self.kernel(*self.middle)))
-            psf = wide[self.r : self.r + len(psf), self.r : self.r + len(psf)]
-            psf /= psf.sum()
-        return psf
+    def psf(self, decorrelated: bool) -> tuple[NDArray[np.float64], bool]:
+        """PSF of the difference at the middle of the frame, sum 1, of odd size; and whether it
+        had to be assumed, because no star of either image shows it.
+        """
+        kernel, assumed = self.kernel(*self.middle), False
+        psf = self.target.own_psf()
+        if psf is None:
+            sharp = self.image.own_psf()
+            assumed = sharp is None
+            if sharp is None:
+                sharp = moffat(ASSUMED_FWHM, 2 * int(np.ceil(2 * ASSUMED_FWHM)) + 1)
+            psf = seen_through(np.pad(sharp, self.r), kernel)
+        return (seen_through(psf, self.whitening(kernel)) if decorrelated else psf), assumed
 
     def point_sources(
         self, image: NDArray[np.float32], variance: NDArray[np.float32],
@@ -376,16 +407,22 @@ class Pair:
             signal = grid.joined(convolved(data, blocks.PLAIN, origins), band)
             error = grid.joined(convolved(noise, blocks.SQUARE, origins), band)
             touched = grid.touched(bad, origins, r)
-            lost = np.zeros((len(origins), *grid.side), np.float32)
-            lost[touched] = convolved(bad, blocks.SQUARE, origins[touched])
+            lost = convolved(bad, blocks.SQUARE, origins[touched])
             # What of the PSF is on good pixels.
-            area = whole - grid.joined(lost, band)
+            area = whole - grid.joined(lost, band, touched)
             area = np.where(good[band], area, np.nan)
             flux[band] = signal / area
             flux_variance[band] = np.float32(factor) * error / area**2
 
 
 # ------------------------------------------------------------------------ frames
+
+
+def seen_through(psf: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A PSF convolved by a kernel of odd side, of the side that it had and of sum 1."""
+    r, size = len(kernel) // 2, len(psf)
+    made = _convolved(psf, kernel)[r : r + size, r : r + size]
+    return made / made.sum()
 
 
 def _convolved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -415,24 +452,38 @@ class Grid:
             axes = np.arange(band.start, band.stop, h), np.arange(0, nx, w)
             yield band, np.stack([a.ravel() for a in np.meshgrid(*axes, indexing="ij")], axis=1)
 
-    def joined(self, parts: NDArray[Any], band: slice) -> NDArray[Any]:
-        """The pixels of a band from its blocks, (n, h, w) or (n, 1, 1)."""
+    def joined(
+        self, parts: NDArray[Any], band: slice, which: NDArray[np.int64] | None = None
+    ) -> NDArray[Any]:
+        """The pixels of a band from its blocks, (n, h, w) or (n, 1, 1). Where only those blocks
+        came that `which` lists, the others are 0.
+        """
         (_, nx), (h, w) = self.shape, self.side
         n_x = -(-nx // w)
+        n = n_x * -(-(band.stop - band.start) // h)
+        if which is not None and len(which) < n:
+            some, parts = parts, np.zeros_like(parts, shape=(n, h, w))
+            parts[which] = some
         plane = np.broadcast_to(parts, (len(parts), h, w)).reshape(-1, n_x, h, w)
         plane = plane.transpose(0, 2, 1, 3).reshape(-1, n_x * w)
         return plane[: band.stop - band.start, :nx]
 
     def touched(
         self, bad: NDArray[np.float32], origins: NDArray[np.int64], r: int
-    ) -> NDArray[np.bool_]:
-        """Blocks that a kernel reaches from bad pixels, in a plane with a border of r pixels."""
+    ) -> NDArray[np.int64]:
+        """Blocks that a kernel reaches from bad pixels, in a plane with a border of r pixels.
+
+        On a GPU all of them: to ask for each would take longer than to work on it.
+        """
+        if arrays.namespace(bad) is not np:
+            return np.arange(len(origins))
         h, w = self.side
-        return np.array([bad[y : y + h + 2 * r, x : x + w + 2 * r].any() for y, x in origins])
+        return np.flatnonzero([bad[y : y + h + 2 * r, x : x + w + 2 * r].any() for y, x in origins])
 
 
 def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64]:
     """Polynomial through the medians of boxes, those that stand out left out."""
+    image = arrays.on_host(image)
     ny, nx = image.shape
     h, w = (int(np.clip(n // 12, 16, 128)) for n in (ny, nx))
     x, y, level = [], [], []
@@ -470,13 +521,13 @@ def calibrate(
     change over a frame. No tile is scaled by less than `least`.
     """
     ny, nx = image.shape
-    some = image[::2, ::2]
+    some = arrays.on_host(image[::2, ::2])
     good = np.isfinite(some)
     if not good.any():
         return
     # No division by zero where images have no noise.
     variance += np.float32(1e-6 * np.mean(some[good] ** 2, dtype=np.float64) + 1e-30)
-    pulls = some / np.sqrt(variance[::2, ::2])
+    pulls = some / np.sqrt(arrays.on_host(variance[::2, ::2]))
     origins, (h, w) = tile.plan_tiles(ny, nx)
     factors = np.full(len(origins), np.nan)
     for k, (y, x) in enumerate(origins // 2):
@@ -491,6 +542,7 @@ def calibrate(
     factors = np.maximum(factors, least)
     ys, xs = (np.unique(origins[:, axis]) + (side - 1) / 2 for axis, side in ((0, h), (1, w)))
     along_x = factors.reshape(len(ys), len(xs)) @ hats(np.arange(nx), xs).T
-    along_x, along_y = along_x.astype(np.float32), hats(np.arange(ny), ys).astype(np.float32)
+    xp = arrays.namespace(variance)
+    along_x, along_y = (xp.asarray(a, np.float32) for a in (along_x, hats(np.arange(ny), ys)))
     for band, _ in Grid(image.shape).bands():
         variance[band] *= along_y[band] @ along_x

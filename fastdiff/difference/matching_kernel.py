@@ -47,15 +47,15 @@ def terms_at(x: Any, y: Any, order: int, shape: tuple[int, int]) -> NDArray[np.f
 
 
 def polynomial(
-    coefficients: NDArray[np.float64], band: slice, shape: tuple[int, int]
+    coefficients: NDArray[np.float64], band: slice, shape: tuple[int, int], xp: Any = np
 ) -> NDArray[np.float32]:
-    """Polynomial at all pixels of a band of rows."""
+    """Polynomial at all pixels of a band of rows, in arrays of `xp`."""
     ny, nx = shape
-    u = 2 * np.arange(nx) / max(nx - 1, 1) - 1
-    v = 2 * np.arange(band.start, band.stop) / max(ny - 1, 1) - 1
-    out = np.zeros((len(v), nx), np.float32)
+    u = 2 * xp.arange(nx) / max(nx - 1, 1) - 1
+    v = 2 * xp.arange(band.start, band.stop) / max(ny - 1, 1) - 1
+    out = xp.zeros((len(v), nx), np.float32)
     for c, (i, j) in zip(coefficients, powers_up_to(MAX_ORDER), strict=False):
-        out += np.outer(v**j, c * u**i).astype(np.float32)
+        out += xp.outer(v**j, c * u**i).astype(np.float32)
     return out
 
 

@@ -18,7 +18,6 @@ have sum zero, so that the photometric scale is constant, or a polynomial of an 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,17 +27,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.kernels import tile
 
-from .kernel_fit import Fit, assume_identity, choose_basis
-from .matched import ENOUGH_STARS, Image, NoFit, Pair, calibrate, load
+from .kernel_fit import STAMPS, Options, match
+from .matched import NoFit, calibrate, load
 from .matching_kernel import MAX_ORDER, MatchingKernel
 from .options import check_psfs
+from .stars import ASSUMED_FWHM
 
 if TYPE_CHECKING:
     from .batch import Frames
 
 __all__ = ["MatchingKernel", "subtract"]
-
-_STAMPS = 200  # that are fitted
 
 
 def subtract(
@@ -51,7 +49,7 @@ def subtract(
     convolve: Literal["auto", "ref", "sci"] = "auto",
     kernel_size: int | None = None,
     fit: Literal["auto", "stars", "all"] = "auto",
-    stamps: int = _STAMPS,
+    stamps: int = STAMPS,
     regularisation: float = 1e-3,
     max_iterations: int = 5,
     decorrelate: bool = False,
@@ -95,7 +93,8 @@ def subtract(
         PSFs of sum 1, centred on the middle pixel, of odd side k: (k, k) or (n, k, k). They tell
         which image is sharper, how wide the kernel has to be, and what a point source of the
         difference looks like; the kernel itself is fitted all the same. By default measured from
-        the stars, which a field of galaxies may not have.
+        the stars; where no star shows it, as in a field of galaxies, a round profile of 2.5
+        pixels FWHM is assumed for the sharper image, noted.
 
     Returns
     -------
@@ -117,8 +116,15 @@ def subtract(
     Gaussians, size^2 + 1 for single pixels, which is 122 for a kernel of 11 x 11 and so 28 times
     the sums. Together with the rest, which does not depend on the basis, single pixels take about
     twice as long at 11 x 11 and six times as long at 15 x 15.
+
+    Pixels of CuPy arrays are worked on where they lie, one pair after the other, and the maps are
+    CuPy's; kernels and PSFs are NumPy's in any case. To the memory of the CPU come the images and
+    their masks, once each, in which stars are looked for; the normal equations of the stamps; each
+    difference, which tells its background; and every fourth pixel of it, of the map of fluxes and
+    of the variances of both, which are scaled by them.
     """
     n, ny, nx = frames.scis.shape
+    host = frames.on_host()
     options = _check_options(
         basis, kernel_order, background_order, scale_order, convolve, kernel_size, fit, stamps,
         regularisation, max_iterations, decorrelate, significance,
@@ -129,14 +135,14 @@ def subtract(
     begun = time.perf_counter()
     origins, shape = tile.plan_tiles(ny, nx)
     stats = tile.measure_tiles(
-        frames.refs, frames.scis, frames.bad_refs, frames.bad_scis, origins, shape, frames.threads
+        host.refs, host.scis, host.bad_refs, host.bad_scis, origins, shape, frames.threads
     )
     seconds["measure"] = time.perf_counter() - begun
     across = max(1, min(frames.threads, n))
     maps = {}
     if significance:
         maps = {
-            name: np.full((n, ny, nx), np.nan, np.float32)
+            name: np.full_like(frames.image, np.nan)
             for name in ("significance", "flux", "flux_err")
         }
 
@@ -144,7 +150,7 @@ def subtract(
         own = {name: each[i] for name, each in maps.items()}
         threads = max(1, frames.threads // across)
         try:
-            return _subtract_one(frames, i, stats[i], options, own, threads)
+            return _subtract_one(frames, host, i, stats[i], options, own, threads)
         except NoFit as reason:
             frames.note(i, f"no difference: {reason}")
             frames.image[i] = frames.noise[i] = np.nan
@@ -152,7 +158,8 @@ def subtract(
 
     found = []
     with ThreadPoolExecutor(across, thread_name_prefix="fastdiff-psfmatch") as pool:
-        for result in pool.map(one, range(n)):
+        # One after the other in this thread: the device and the stream of a GPU belong to it.
+        for result in (pool.map if across > 1 else map)(one, range(n)):
             found.append(result)
             frames.progress(len(found), n)
             for name, value in result.get("seconds", {}).items():
@@ -176,58 +183,23 @@ def subtract(
 # ------------------------------------------------------------------------ one pair
 
 
-def _matched(ref: Image, sci: Image, options: _Options, threads: int) -> tuple[Pair, str]:
-    """The pair with its kernel, and what this was fitted to: "stars", "all" pixels or "none"."""
-    pairs = [(ref, sci), (sci, ref)]
-    n_stars = min(len(ref.stars.x), len(sci.stars.x))
-    if options.convolve != "auto":
-        pairs = [pairs[options.convolve == "sci"]]
-    elif np.isfinite(ref.fwhm + sci.fwhm):
-        pairs = [pairs[sci.fwhm < ref.fwhm]]
-    if options.fit != "auto":
-        ways = [options.fit]
-    elif n_stars < ENOUGH_STARS:
-        ways = ["all", "none"]
-    else:
-        ways = ["stars", "all", "none"]
-    for way in ways:
-        made, reason = [], None
-        for image, target in pairs:
-            basis = choose_basis(image, target, options)
-            pair = Pair(image, target, basis.size, threads)
-            try:
-                if way == "none":
-                    assume_identity(pair)
-                else:
-                    Fit(pair, basis).run(ref, way, options)
-                made.append(pair)
-            except NoFit as error:
-                reason = error
-        if made:
-            break
-    if not made:
-        assert reason is not None
-        raise reason
-    # With few stars the widths are not known: a kernel that sharpens is the more concentrated.
-    return min(made, key=lambda pair: pair.concentration()), way
-
-
 def _subtract_one(
     frames: Frames,
+    host: Frames,
     i: int,
     stats: NDArray[np.float64],
-    options: _Options,
+    options: Options,
     maps: dict[str, NDArray[np.float32]],
     threads: int,
 ) -> dict[str, Any]:
     """Image and noise of pair i in place; what is to be told about it."""
     times = [time.perf_counter()]
-    ref = load("ref", frames, i, stats[:, :2], options.ref_psfs, threads)
-    sci = load("sci", frames, i, stats[:, 2:], options.sci_psfs, threads)
+    ref = load("ref", frames, host, i, stats[:, :2], options.ref_psfs, threads)
+    sci = load("sci", frames, host, i, stats[:, 2:], options.sci_psfs, threads)
     if (ref.bad | sci.bad).all():
         raise NoFit("no pixel is good in both images")
     times.append(time.perf_counter())
-    pair, how = _matched(ref, sci, options, threads)
+    pair, how = match(ref, sci, options, threads)
     if how == "none":
         frames.note(i, "no source bright enough to fit a kernel: a kernel of 1 assumed")
     elif how != options.fit and how == "all":
@@ -250,10 +222,16 @@ def _subtract_one(
     }
     if options.significance:
         try:
-            result["psf"] = pair.psf(options.decorrelate)
+            result["psf"], assumed = pair.psf(options.decorrelate)
         except ValueError as reason:
             frames.note(i, f"no significance: {reason}")
         else:
+            if assumed:
+                frames.note(
+                    i,
+                    f"no star shows the PSF: one of {ASSUMED_FWHM} pixels FWHM is assumed, before "
+                    "the kernel; give `ref_psfs` or `sci_psfs`",
+                )
             flux, flux_err = maps["flux"], maps["flux_err"]
             pair.point_sources(
                 difference, noise, result["psf"], options.decorrelate, flux, flux_err
@@ -261,7 +239,9 @@ def _subtract_one(
             # Variances that came say nothing of how the noise of resampled pixels correlates.
             calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
             np.sqrt(flux_err, out=flux_err)
-            np.divide(flux, flux_err, out=maps["significance"], where=flux_err > 0)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                np.divide(flux, flux_err, out=maps["significance"])
+            np.copyto(maps["significance"], np.nan, where=~(flux_err > 0))
         times.append(time.perf_counter())
     np.sqrt(noise, out=noise)
     names = ("stars", "fit", "difference", "significance")
@@ -272,26 +252,8 @@ def _subtract_one(
 # ------------------------------------------------------------------------ what is asked for
 
 
-@dataclasses.dataclass(frozen=True)
-class _Options:
-    basis: str
-    kernel_order: int
-    background_order: int
-    scale_order: int
-    convolve: str
-    kernel_size: int | None
-    fit: str
-    stamps: int
-    regularisation: float
-    max_iterations: int
-    decorrelate: bool
-    significance: bool
-    ref_psfs: NDArray[np.float64] | None  # (n or 1, k, k)
-    sci_psfs: NDArray[np.float64] | None
-
-
-def _check_options(*values: Any) -> _Options:
-    options = _Options(*values)
+def _check_options(*values: Any) -> Options:
+    options = Options(*values)
     choices = {
         "basis": ("gaussian", "delta"),
         "convolve": ("auto", "ref", "sci"),

@@ -25,9 +25,11 @@ _NEIGHBOUR = 3.0  # FWHM; an isolated star has no neighbour within them ...
 _FAINT_NEIGHBOUR = 0.03  # ... of more than this part of its flux
 _SCATTER = 0.03  # of the widths of stars over a frame, at least
 _ROUNDNESS = 0.1  # of the shapes of stars over a frame, at least
+_ON_ONE_THREAD = 1 << 18  # multiplications
 _LANCZOS = 6  # half-width of the interpolation, pixels
 _CLIP = 4.0  # sigma
 _MOST_BEYOND_MOFFAT = 1.0  # a mean profile exceeds a Moffat profile by no larger part
+_MOST_NEGATIVE = 0.1  # of the flux of a measured PSF
 _MODEL_ERROR = 0.03  # of a star's profile, as part of the PSF: the PSF varies over the frame
 
 
@@ -252,8 +254,8 @@ def adaptive_moments(
                 [p * u * u + 2 * q * u * v + r * v * v, -2 * (p * u + q * v), -2 * (q * u + r * v),
                  p, 2 * q, r], axis=1,
             )  # fmt: skip
-            weighted = np.exp(-0.5 * (terms @ moments.T)) * pixels[active]
-            s, sx, sy, sxx, sxy, syy = (weighted @ moments).T
+            weighted = np.exp(-0.5 * _product(terms, moments.T)) * pixels[active]
+            s, sx, sy, sxx, sxy, syy = _product(weighted, moments).T
             mx, my = sx / s, sy / s
             qxx, qxy, qyy = sxx / s - mx * mx, sxy / s - mx * my, syy / s - my * my
             det_q = qxx * qyy - qxy * qxy
@@ -279,6 +281,18 @@ def adaptive_moments(
             if not active.any():
                 break
     return flux, dx, dy, (cxx, cxy, cyy)
+
+
+def _product(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """``a @ b``, so many rows at a time that OpenBLAS stays on this thread.
+
+    It gains little by a second one here, which then waits for more work at full speed.
+    """
+    out = np.empty((len(a), b.shape[1]))
+    step = max(1, _ON_ONE_THREAD // b.size)
+    for first in range(0, len(a), step):
+        np.matmul(a[first : first + step], b, out=out[first : first + step])
+    return out
 
 
 def _mode(values: NDArray[Any]) -> float:
@@ -379,7 +393,7 @@ def measure_psf(
     Returns
     -------
     ndarray, (size, size), float64
-        Of sum 1, and 0 beyond `size` / 2 from the middle.
+        Of sum 1, not negative, and 0 beyond `size` / 2 from the middle.
 
     Raises
     ------
@@ -393,7 +407,9 @@ def measure_psf(
     those of a linear fit of the PSF. Three passes; neighbours, cosmic rays and bad pixels are
     clipped at 4 sigma. What the mean leaves of an elliptical Moffat profile is kept as far as it
     is significant (see `_without_noise`): the wings of a few stars are mostly noise, which a
-    division in Fourier space would turn into false sources.
+    division in Fourier space would turn into false sources. No PSF is negative: where more than a
+    tenth of its flux would be, the stars are too few or too crowded to tell more than their width,
+    and a round Moffat profile of that is returned.
     """
     if size < 5 or size % 2 == 0:
         raise ValueError(f"size is {size}; a PSF has an odd number of pixels a side, 5 or more")
@@ -467,7 +483,28 @@ def measure_psf(
             flux, offset, n = flux[usable_star], offset[usable_star], int(usable_star.sum())
     share = np.divide(weight, total, out=np.zeros_like(weight), where=total > 0)
     variance = np.where(total > 0, ((share * sky_error[:, None]) ** 2).sum(0), np.inf)
-    return _without_noise(psf.reshape(size, size), variance.reshape(size, size))
+    psf = _without_noise(psf.reshape(size, size), variance.reshape(size, size))
+    if psf[psf < 0].sum() < -_MOST_NEGATIVE:
+        return moffat(fwhm_of(stars), size)
+    psf = np.maximum(psf, 0)
+    return psf / psf.sum()
+
+
+ASSUMED_FWHM = 2.5
+"""Pixels, of a PSF that no star shows."""
+
+
+def moffat(fwhm: float, size: int, beta: float = 4.765) -> NDArray[np.float64]:
+    """Round profile of sum 1 in size x size pixels; 0 beyond `size` / 2 from the middle.
+
+    The default beta is that of turbulent air (Trujillo et al. 2001, MNRAS 328, 977).
+    """
+    half = size // 2
+    grid = np.arange(-half, half + 1)
+    square = grid[:, None] ** 2 + grid**2
+    alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
+    psf = (1 + square / alpha**2) ** -beta * (square <= half**2)
+    return psf / psf.sum()
 
 
 def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:

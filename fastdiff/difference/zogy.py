@@ -17,8 +17,8 @@ of sum 1. Photometry with P_D at every pixel is the score image S in units of it
 from errors of registration, σ_ast² |∇ F_R|², F_R the part of F that comes from R (eqs. 30-33).
 Every variance is that of the images seen through the squares of the filters.
 
-A frame is worked on in tiles that overlap, each with its own PSFs. Nothing but the overlap is
-lost: the filters have no reach beyond it that could be seen.
+A frame is worked on in tiles that overlap, each with its own PSFs (`zogy_psfs`). Nothing but the
+overlap is lost: the filters have no reach beyond it that could be seen.
 """
 
 from __future__ import annotations
@@ -37,17 +37,13 @@ from fastdiff import arrays
 from fastdiff.kernels import tile as tile_kernel
 
 from .options import check_psfs, check_scale
-from .stars import fwhm_of, measure_psf
+from .zogy_psfs import psfs_of_tiles
 from .zogy_stars import (
     MIN_MATCHED,
-    STARS_OF_A_PSF,
-    centre_of,
     fit_scale,
     match_stars,
     nonnegative,
     registration_error,
-    shifted,
-    stars_near,
     tile_of,
 )
 from .zogy_tiles import (
@@ -72,7 +68,6 @@ __all__ = ["subtract"]
 
 _TILE = 512  # pixels; of frames whose PSF is measured
 _TILE_OF_ONE_PSF = 1024  # transforms of this size stay near the cache
-_PSF_FWHM = 3.0  # half the side of a measured PSF, in FWHM
 _QUIET = 0.1  # light over noise, of pixels that tell the noise of the sky
 _MIN_SOURCES = 5  # that tell the photon noise of others: one may be variable
 _SAMPLES = 200_000  # pixels that tell the noise of a frame
@@ -97,8 +92,11 @@ def subtract(
     frames : Frames
     ref_psfs, sci_psfs : array_like, optional
         PSFs of sum 1, centred on the middle pixel, of odd side k: (k, k), (n or 1, k, k), or
-        (n or 1, n_tiles, k, k) with the tiles of a frame in rows. By default measured from the
-        stars of each tile.
+        (n or 1, n_tiles, k, k) with the tiles of a frame in rows. By default the sharper image's
+        are measured from the stars of each tile, and the other's are these, convolved by the
+        kernel that matches the images (as psf-match fits it). Where there is no star a round
+        profile of 2.5 pixels FWHM is assumed, noted; where nothing tells a kernel, each
+        image's stars tell its PSFs.
     psf_size : int, optional
         Side of the PSFs that are measured, odd; by default 6 FWHM.
     tile : int, optional
@@ -308,7 +306,12 @@ class _Job:
             self.pair = match_stars(ref, sci) if options.wants_stars else None
         try:
             with self.clock("psf"):
-                psfs = self._psfs()
+                self.psfs = psfs_of_tiles(
+                    ref, sci, self.pair, options.tiles,
+                    {name: self._given(name) for name in ("ref", "sci")}, options.psf_size,
+                )  # fmt: skip
+                psfs = list(zip(self.psfs.ref, self.psfs.sci, strict=True))
+                self.notes += self.psfs.notes
         except ValueError as error:
             self.error = ValueError(f"image {self.i}: {error}")
             return self._give_up(np.nan, str(error))
@@ -336,62 +339,13 @@ class _Job:
 
     # -------------------------------------------------------------- PSFs, scale, registration
 
-    def _psfs(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """(ref, sci) PSFs of every tile, that of ref moved by the offset of its stars."""
-        options, n_tiles = self.options, len(self.options.tiles)
-        sides = []
-        for name, given in (("ref", options.ref_psfs), ("sci", options.sci_psfs)):
-            if given is not None:
-                of_image = given[min(self.i, len(given) - 1)]
-                sides.append([of_image[min(t, len(of_image) - 1)] for t in range(n_tiles)])
-            elif name == "ref" and self.ref.constant:
-                sides.append(None)  # nothing is seen through it
-            else:
-                sides.append(self._measured(name))
-        refs, scis = sides
-        refs = scis if refs is None else refs
-        self.shifts = self._shifts(refs, scis)
-        refs = [shifted(psf, shift) for psf, shift in zip(refs, self.shifts, strict=True)]
-        return list(zip(refs, scis, strict=True))
-
-    def _measured(self, name: str) -> list[NDArray[np.float64]]:
-        """PSF of every tile from the stars nearest to it."""
-        image: Image = getattr(self, name)
-        both = self.pair.ref if name == "ref" else self.pair.sci
-        stars = both if len(both.x) >= STARS_OF_A_PSF else image.find_stars()
-        if not len(stars.x):
-            raise ValueError(
-                f"`{name}s` shows no star to measure its PSF from: give `{name}_psfs`, or use "
-                "method='psf-match' or 'transinet'"
-            )
-        size = self.options.psf_size or self._psf_size()
-        psfs = []
-        for tile in self.options.tiles:
-            near = stars_near(stars, tile)
-            psfs.append(measure_psf(image.data, image.blank, stars.take(near), size=size, sky=0.0))
-        return psfs
-
-    def _psf_size(self) -> int:
-        widths = [fwhm_of(image.find_stars()) for image in (self.ref, self.sci)]
-        half = int(np.clip(np.ceil(_PSF_FWHM * np.nanmax(widths)), 6, 40))
-        return 2 * min(half, (min(self.image.shape) - 1) // 2) + 1
-
-    def _shifts(self, refs: Any, scis: Any) -> list[tuple[float, float]]:
-        """(x, y) of a star in ref less that in sci, beyond what the PSFs' own centres tell."""
-        pair = self.pair
-        if pair is None or len(pair.dx) < MIN_MATCHED:
-            return [(0.0, 0.0)] * len(refs)
-        shifts = []
-        for tile, ref, sci in zip(self.options.tiles, refs, scis, strict=True):
-            near = stars_near(pair.sci, tile)
-            shift = []
-            for delta in (pair.dx[near], pair.dy[near]):
-                error = 1.25 * 1.4826 * np.median(abs(delta - np.median(delta))) / len(delta) ** 0.5
-                shift.append(np.median(delta) if abs(np.median(delta)) > 3 * error else 0.0)
-            own = centre_of(ref) - centre_of(sci)
-            significant = any(shift)
-            shifts.append(tuple(np.array(shift) - own) if significant else (0.0, 0.0))
-        return shifts
+    def _given(self, name: str) -> list[NDArray[np.float64]] | None:
+        """PSF of every tile, as the caller knows it."""
+        given = self.options.ref_psfs if name == "ref" else self.options.sci_psfs
+        if given is None:
+            return None
+        of_image = given[min(self.i, len(given) - 1)]
+        return [of_image[min(t, len(of_image) - 1)] for t in range(len(self.options.tiles))]
 
     def _measure_scale(self, psfs: Any) -> None:
         if self.options.scale is not None:
@@ -399,6 +353,11 @@ class _Job:
             return
         if self.ref.constant:
             self.scale = 1.0
+            return
+        if self.psfs.kernel is not None:
+            ny, nx = self.image.shape
+            middle = (nx - 1) / 2, (ny - 1) / 2
+            self.scale, self.n_scale = self.psfs.kernel.scale(*middle), self.psfs.n_stamps
             return
         pair = self.pair
         if len(pair.dx) >= MIN_MATCHED:
@@ -429,7 +388,7 @@ class _Job:
         if len(pair.dx) < MIN_MATCHED:
             return
         delta = np.array([pair.dx, pair.dy])
-        delta -= np.array(self.shifts)[tile_of(self.options.tiles, pair.sci)].T
+        delta -= np.array(self.psfs.shifts)[tile_of(self.options.tiles, pair.sci)].T
         delta -= np.median(delta, axis=1, keepdims=True)
         error = np.hypot(*(np.sqrt(2) * s.fwhm / 2.3548 / s.snr for s in (pair.ref, pair.sci)))
         self.astrometric_noise = registration_error(delta, error, pair.sci.flux)

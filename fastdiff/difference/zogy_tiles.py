@@ -45,6 +45,11 @@ class Tile:
         return self.y1 - self.y0, self.x1 - self.x0
 
     @property
+    def middle(self) -> tuple[float, float]:
+        """Column x and row y of its middle."""
+        return (self.x0 + self.x1 - 1) / 2, (self.y0 + self.y1 - 1) / 2
+
+    @property
     def inside(self) -> tuple[slice, slice]:
         """Its pixels in the frame."""
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
