@@ -279,6 +279,10 @@ def test_variances_weigh_each_pixel_by_itself(quiet):
     np.testing.assert_allclose(result.prediction[:, 12, 13], expected, atol=1e-7)
     chosen = cpm_subtract(quiet, variance=variance, **RULE)
     assert np.median(chosen.rms) < 1.05 * np.median(result.rms)
+    np.testing.assert_allclose(chosen.expected_rms, np.sqrt(variance.mean(0)))
+    # In-sample noise is a little less, the prediction's own a little more.
+    assert np.median(chosen.rms / chosen.expected_rms) == pytest.approx(1, abs=0.35)
+    assert cpm_subtract(quiet, ridge=1e-3, **RULE).expected_rms is None
     # photon noise alone: the deviations are those of a unit normal, sqrt(2 / pi)
     assert np.median(chosen.variability) == pytest.approx(0.8, abs=0.35)
 

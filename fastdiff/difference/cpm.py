@@ -48,6 +48,8 @@ class CPMResult:
         where the cube lies, and so do leverage, mask and prediction; all else is NumPy's.
     rms : ndarray of float64, (ny, nx)
         Root mean square of the image over the good epochs; NaN where there are none.
+    expected_rms : ndarray of float64, (ny, nx), or None
+        What `rms` would be of noise alone, from the `variance` that was given.
     variability : ndarray of float64, (ny, nx)
         Mean absolute normalised deviation (section 3.4): of image over its standard deviation,
         which is that of the given variances, or the robust scatter of each epoch's image.
@@ -68,6 +70,7 @@ class CPMResult:
 
     image: NDArray[Any]
     rms: NDArray[np.float64]
+    expected_rms: NDArray[np.float64] | None
     variability: NDArray[np.float64]
     ridge: float | NDArray[np.float64]
     freedom: NDArray[np.float64] | None

@@ -67,7 +67,7 @@ def solve(
             "no pixel has a predictor: all are excluded, or closer than `exclusion` "
             f"{options.exclusion}; lower it"
         )
-    rms, variability = _scatter(options, out)
+    rms, expected, variability = _scatter(options, out)
     if saved is not None:
         saved.path.unlink(missing_ok=True)
     strengths = maps.pop("ridge")
@@ -78,8 +78,8 @@ def solve(
         "excluded": options.excluded.copy(), "notes": list(options.notes),
     }  # fmt: skip
     return maps | {
-        "image": out, "rms": rms, "variability": variability, "ridge": strengths, "meta": meta,
-        "_cube": options.data,
+        "image": out, "rms": rms, "expected_rms": expected, "variability": variability,
+        "ridge": strengths, "meta": meta, "_cube": options.data,
     }  # fmt: skip
 
 
@@ -142,10 +142,10 @@ def _middle(options: Options, window: Any, inner: Any) -> tuple[Any, Any]:
 
 def _scatter(
     options: Options, image: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Maps of rms and of variability, (ny, nx), made epoch by epoch."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64]]:
+    """Maps of rms, of what the variances tell of it, and of variability, made epoch by epoch."""
     xp = arrays.namespace(image)
-    square, total, count = xp.zeros((3, *options.shape[1:]))
+    square, known, total, count = xp.zeros((4, *options.shape[1:]))
     for i in np.flatnonzero(options.roots > 0):
         plane = image[i].astype(np.float64)
         good = xp.isfinite(plane)
@@ -154,6 +154,7 @@ def _scatter(
         plane[~good] = 0.0
         if options.variance is not None:
             sigma = xp.sqrt(options.variance[i])
+            known += xp.where(good & xp.isfinite(sigma), options.variance[i], 0.0)
         else:
             values = plane[good]
             sigma = 1.4826 * xp.median(xp.abs(values - xp.median(values)))
@@ -163,7 +164,11 @@ def _scatter(
         square += plane**2
         count += good
     with np.errstate(invalid="ignore"):
-        return arrays.on_host(xp.sqrt(square / count)), arrays.on_host(total / count)
+        rms, expected, variability = (
+            arrays.on_host(each)
+            for each in (xp.sqrt(square / count), xp.sqrt(known / count), total / count)
+        )
+    return rms, None if options.variance is None else expected, variability
 
 
 class Checkpoint:
