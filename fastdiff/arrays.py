@@ -313,6 +313,24 @@ def check_same_device(**arguments: Any) -> str:
     return next(iter(where.values()), "cpu")
 
 
+def check_current_device(device: str) -> None:
+    """That a GPU is the one on which CuPy and Numba allocate and launch.
+
+    Raises
+    ------
+    TypeError
+        If another one is current.
+    """
+    if device == "cpu" or "cupy" not in sys.modules:
+        return
+    current = int(sys.modules["cupy"].cuda.Device().id)
+    if device != f"cuda:{current}":
+        raise TypeError(
+            f"the arrays are on {device}, and cuda:{current} is the current device: call within "
+            f"`with cupy.cuda.Device({device.partition(':')[2]}):`"
+        )
+
+
 def _is_torch(x: Any) -> bool:
     torch = sys.modules.get("torch")  # who has a tensor has imported it
     return torch is not None and isinstance(x, torch.Tensor)

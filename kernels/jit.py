@@ -19,6 +19,7 @@ import os
 import pathlib
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -151,7 +152,11 @@ class CudaKernel:
     ) -> None:
         """Launch on `stream` (a CUDA stream handle, 0 for the default stream)."""
         handle = cuda.external_stream(stream) if stream else 0
-        self._compiled[grid, block, handle](*args)
+        with warnings.catch_warnings():
+            # Small frames have small grids, and nothing can be done about it.
+            warnings.filterwarnings("ignore", "Grid size")
+            configured = self._compiled[grid, block, handle]
+        configured(*args)
 
     def ptx(self, signature: tuple[Any, ...], compute_capability: tuple[int, int]) -> str:
         """PTX of this kernel for example arguments or Numba types; needs no GPU.
@@ -185,7 +190,7 @@ def launch(kernel: CudaKernel, n_items: int, *args: Any) -> None:
     """Launch a kernel with one thread for each of `n_items`, on CuPy's current stream."""
     if n_items:
         stream = sys.modules["cupy"].cuda.get_current_stream().ptr
-        kernel.launch(-(-n_items // _BLOCK), _BLOCK, *args, stream=stream)
+        kernel.launch(-(-int(n_items) // _BLOCK), _BLOCK, *args, stream=stream)
 
 
 def cuda_available() -> bool:

@@ -8,6 +8,7 @@ CUDA kernels that ask for nothing but `cuda.grid(1)` run too: compiled for the C
 """
 
 import ast
+import contextlib
 import functools
 import inspect
 import sys
@@ -50,7 +51,7 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that CuPy has
         raise TypeError("implicit conversion to a NumPy array is not allowed: call `.get()`")
 
     def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        if method != "__call__" or "where" in options:
+        if method != "__call__" or options.keys() - {"out", "dtype", "casting"}:
             return NotImplemented
         return _wrapped(ufunc(*_values(inputs), **_values(options)))
 
@@ -84,6 +85,11 @@ class ndarray(np.lib.mixins.NDArrayOperatorsMixin):  # the name that CuPy has
         return self._values.__array_interface__ | {"version": 3}
 
     @property
+    def flags(self):
+        names = "c_contiguous", "f_contiguous", "owndata"
+        return types.SimpleNamespace(**{n: getattr(self._values.flags, n) for n in names})
+
+    @property
     def T(self):  # the name that CuPy has
         return _wrapped(self._values.T)
 
@@ -102,12 +108,14 @@ def _attribute(name):
 
 def _method(name):
     def call(self, *arguments, **options):
+        if options.keys() & {"where", "initial"}:
+            raise TypeError(f"{name} got an unexpected keyword argument")
         return _wrapped(getattr(self._values, name)(*_values(arguments), **_values(options)))
 
     return call
 
 
-for _name in ("dtype", "flags", "ndim", "shape", "size"):
+for _name in ("dtype", "ndim", "shape", "size"):
     setattr(ndarray, _name, _attribute(_name))
 for _name in (
     "all", "any", "astype", "conj", "copy", "max", "mean", "min", "ravel", "reshape", "sum",
@@ -120,7 +128,7 @@ def _values(given):
     """NumPy arrays of those on the device; TypeError for what never was there."""
     if isinstance(given, ndarray):
         return given._values
-    if isinstance(given, np.ndarray) and given.ndim:
+    if isinstance(given, np.ndarray):
         raise TypeError(f"unsupported type {type(given)}: `cupy.asarray` brings it to the device")
     if isinstance(given, (tuple, list)):
         return type(given)(_values(each) for each in given)
@@ -151,9 +159,31 @@ def asarray(x, dtype=None):
     return ndarray(np.array(x, dtype=dtype))
 
 
+_raises = [False]
+
+
+@contextlib.contextmanager
+def _errstate(*, linalg):
+    _raises.append(linalg == "raise")
+    try:
+        yield
+    finally:
+        _raises.pop()
+
+
+def _cholesky(a):
+    """Factors of positive matrices; as in CuPy what means nothing, and no error, for others."""
+    try:
+        return np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        if _raises[-1]:
+            raise
+        return np.ones_like(a)
+
+
 def _posv(a, b):
     """Solve positive systems (n, k, k), one right-hand side (n, k) each."""
-    factor = np.linalg.cholesky(a)
+    factor = _cholesky(a)
     forward = np.linalg.solve(factor, b[..., None])
     return np.linalg.solve(factor.swapaxes(-1, -2), forward)[..., 0]
 
@@ -186,7 +216,19 @@ def _loop_of(kernel):
     return numba.njit(namespace[function.name], error_model="numpy")
 
 
+def _transform(function):
+    def call(x, *arguments, axis=None, overwrite_x=False, **options):
+        if options.keys() - {"n", "s", "axes", "norm"}:
+            raise TypeError(f"{function.__name__} got an unexpected keyword argument, {options}")
+        made = function(x, *arguments, **options | ({} if axis is None else {"axis": axis}))
+        return np.asfortranarray(made) if axis == 0 else made
+
+    return call
+
+
 def _launch(kernel, grid, block, *arguments, stream=0):
+    if type(grid) is not int:
+        raise ValueError(f"grid is a {type(grid)}; it must be an int")
     for array in arguments:
         if isinstance(array, np.ndarray):
             raise TypeError(f"a kernel for a GPU got an array of the CPU, {array.shape}")
@@ -201,18 +243,20 @@ def install(monkeypatch):
     cupy.ndarray, cupy.asarray, cupy.fft = ndarray, asarray, fft
     fft.fftshift = _on_device(np.fft.fftshift)
     linalg, lapack = types.ModuleType("cupy.linalg"), types.ModuleType("cupyx.lapack")
-    cupy.linalg, linalg.cholesky = linalg, _on_device(np.linalg.cholesky)
+    cupy.linalg, linalg.cholesky = linalg, _on_device(_cholesky)
     lapack.posv = _on_device(_posv)
     cupyx, cupyx_scipy = types.ModuleType("cupyx"), types.ModuleType("cupyx.scipy")
+    cupyx.errstate = _errstate
     scipy_fft = types.ModuleType("cupyx.scipy.fft")
     scipy_ndimage = types.ModuleType("cupyx.scipy.ndimage")
     for name in _TRANSFORMS:
-        setattr(scipy_fft, name, _on_device(getattr(scipy.fft, name)))
+        setattr(scipy_fft, name, _on_device(_transform(getattr(scipy.fft, name))))
     scipy_fft.next_fast_len = scipy.fft.next_fast_len
     for name in ("label", "maximum_filter"):
         setattr(scipy_ndimage, name, _on_device(getattr(scipy.ndimage, name)))
     cupy.cuda = types.SimpleNamespace(
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
+        Device=lambda: ndarray.device,
     )
     monkeypatch.setattr(jit.CudaKernel, "launch", _launch)
     for module in (cupy, fft, linalg, cupyx, lapack, cupyx_scipy, scipy_fft, scipy_ndimage):

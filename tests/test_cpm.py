@@ -1,5 +1,7 @@
 """CPM difference imaging: against direct fits, what it keeps of events, and bad input."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -559,6 +561,7 @@ def test_a_gpu_makes_the_same(small, monkeypatch, options, n):
     np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-8 * scale)
     np.testing.assert_allclose(made.prediction.get(), expected.prediction, atol=1e-8 * scale)
     np.testing.assert_array_equal(made.mask.get(), expected.mask)
+    np.testing.assert_array_equal(np.asarray(made), made.image.get())
     np.testing.assert_allclose(made.rms, expected.rms, rtol=1e-5)
     np.testing.assert_allclose(made.variability, expected.variability, rtol=1e-5)
     np.testing.assert_array_equal(made.n_predictors, expected.n_predictors)
@@ -573,6 +576,22 @@ def test_least_penalty_on_a_gpu(small, monkeypatch):
     expected, made, _ = both(monkeypatch, small, ridge=0, **SMALL)
     scale = small[np.isfinite(small)].max()
     np.testing.assert_allclose(made.image.get(), expected.image, atol=1e-6 * scale)
+
+
+def test_singular_matrices_on_a_gpu(small, monkeypatch):
+    """cuSOLVER factors them without a word: strengths with which it does are never chosen."""
+    cube = np.nan_to_num(small, posinf=0.0)
+    cube[:, :, 1::2] = cube[:, :, ::2]  # every predictor twice
+    monkeypatch.setattr(cpm_tile, "_LEAST_RIDGE", 0.0)
+    monkeypatch.setattr(cpm_tile, "RIDGES", np.array([0.0, 1e-30, 1e-3]))
+    cupy = pretend_cupy.install(monkeypatch)
+    for holdout in (None, ("window", 2)):
+        options = SMALL | {"holdout": holdout}
+        with pytest.raises(ValueError, match=r"ridge is 0\.0; .* singular to rounding on a GPU"):
+            cpm_subtract(cupy.asarray(cube), ridge=0, **options)
+        made = cpm_subtract(cupy.asarray(cube), **options)
+        assert made.ridge > 0
+        assert np.isfinite(made.rms).all()
 
 
 @pytest.mark.parametrize("n", [90, 25])
@@ -637,6 +656,9 @@ def test_mixed_devices_and_outputs_on_a_gpu(small, monkeypatch):
         cpm_subtract(cube, out=np.empty(small.shape), **SMALL)
     with pytest.raises(ValueError, match=r"`cube` has shape \(16, 18\)"):
         cpm_subtract(cube[0])
+    cupy.cuda.Device = lambda: SimpleNamespace(id=1)
+    with pytest.raises(TypeError, match=r"on cuda:0, and cuda:1 is the current .*Device\(0\)"):
+        cpm_subtract(cube, **SMALL)
 
 
 def test_tensors_on_a_gpu_are_refused(monkeypatch):

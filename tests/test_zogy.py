@@ -499,6 +499,13 @@ def test_masks_on_a_gpu(cupy):
     np.testing.assert_array_equal(made.image.get(), expected.image)
 
 
+def test_psfs_on_a_gpu(cupy):
+    ref, sci, _ = make((96, 96), n_stars=12)
+    expected = run(ref, sci, **PSFS)
+    made = run(*map(cupy.asarray, (ref, sci)), **{k: cupy.asarray(v) for k, v in PSFS.items()})
+    np.testing.assert_array_equal(made.image.get(), expected.image)
+
+
 def test_what_a_gpu_cannot_do_is_told(cupy):
     image = cupy.asarray(np.ones((64, 64), np.float32))
     with pytest.raises(TypeError, match=r"`refs` is on cpu.*move"):

@@ -303,6 +303,7 @@ def subtract_batch(
     )
     if device != "cpu":
         _check_gpu(method, device, out)
+        arrays.check_current_device(device)
         threads = 1  # whose stream is the caller's
     ref_door, sci_door = arrays.as_images(refs, "refs"), arrays.as_images(scis, "scis")
     for name, door in (("refs", ref_door), ("scis", sci_door)):

@@ -91,7 +91,7 @@ class CPMResult:
         return self._cube - self.image
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.array(self.image, dtype=dtype, copy=copy)
+        return np.array(arrays.on_host(self.image), dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         n, ny, nx = self.image.shape
@@ -298,6 +298,7 @@ def cpm_subtract(
     True
     """
     device = arrays.check_same_device(cube=cube, mask=mask, variance=variance)
+    arrays.check_current_device(device)
     data = as_cube(cube)
     asked = Options(
         data, mask, variance, weights, predictors, n_predictors, holdout, ridge, ridge_per,

@@ -82,15 +82,20 @@ def _parts(n: int, doubles: int) -> list[slice]:
 
 
 def _solve(matrix: Any, right: Any) -> Any:
-    """Positive matrices (n, k, k), one right-hand side (n, k) each."""
+    """Positive matrices (n, k, k), one right-hand side (n, k) each; LinAlgError if one is not."""
+    from cupyx import errstate
     from cupyx.lapack import posv
 
-    return posv(matrix, right)
+    with errstate(linalg="raise"):  # by default what has no factor is solved all the same
+        return posv(matrix, right)
 
 
 def _forward(matrix: Any, columns: Any) -> Any:
     """L^-1 columns (n, k, m) for the Cholesky factors L of matrix (n, k, k), in place."""
-    factor = arrays.namespace(matrix).linalg.cholesky(matrix)
+    from cupyx import errstate
+
+    with errstate(linalg="raise"):
+        factor = arrays.namespace(matrix).linalg.cholesky(matrix)
     jit.launch(kernel.forward_cuda, len(columns) * columns.shape[2], factor, columns)
     return columns
 

@@ -56,9 +56,15 @@ def solve(
         out[:, *inner] = np.nan
         tile = Tile(options, window, inner)
         shines |= tile.shines
-        for count in tile.fit(ridge, out, maps):
-            done += count
-            report(round(done), ny * nx)
+        try:
+            for count in tile.fit(ridge, out, maps):
+                done += count
+                report(round(done), ny * nx)
+        except np.linalg.LinAlgError:
+            raise ValueError(
+                f"ridge is {ridge}; with so little a matrix is singular to rounding on a GPU: "
+                "raise it, or let it be chosen"
+            ) from None
         if saved is not None:
             out.flush()
             saved.write(number + 1, maps, ridge)

@@ -155,12 +155,16 @@ class Tile:
         y = self.series[self.xp.asarray(self.targets[sample])]
         for j, strength in enumerate(ridges):
             strengths = np.full(len(sample), strength)
-            if how == "gcv":
-                prediction, freedom, *_ = self.run(
-                    sample, strengths, NO_BLOCKS, leverage=True, shared=shared
-                )
-            else:
-                prediction, freedom, *_ = self.run(sample, strengths, blocks)
+            try:
+                if how == "gcv":
+                    prediction, freedom, *_ = self.run(
+                        sample, strengths, NO_BLOCKS, leverage=True, shared=shared
+                    )
+                else:
+                    prediction, freedom, *_ = self.run(sample, strengths, blocks)
+            except np.linalg.LinAlgError:  # of a GPU: so little is no penalty
+                out[:, j] = np.inf
+                continue
             square = arrays.on_host((((y - prediction) * roots) ** 2).sum(1))
             out[:, j] = np.log(np.maximum(square, 1e-300))
             if how == "gcv":

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff import arrays
+
 __all__ = ["check_psfs", "check_scale"]
 
 
@@ -33,6 +35,8 @@ def check_psfs(name: str, psfs: Any, shape: tuple[int, int, int]) -> NDArray[np.
     if psfs is None:
         return None
     try:
+        if arrays.device_of(psfs) != "cpu":
+            psfs = arrays.to_numpy(psfs, name, images=False)
         array = np.asarray(psfs, dtype=np.float64)
     except (TypeError, ValueError):
         raise TypeError(

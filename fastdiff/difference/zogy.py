@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = ["subtract"]
 
-_TILE = 256  # pixels; of frames whose PSF is measured, with a kernel for each
+_TILE = 512  # pixels; of frames whose PSF is measured
 _TILE_OF_ONE_PSF = 1024  # transforms of this size stay near the cache
 _QUIET = 0.1  # light over noise, of pixels that tell the noise of the sky
 _MIN_SOURCES = 5  # that tell the photon noise of others: one may be variable
@@ -101,7 +101,7 @@ def subtract(
         Side of the PSFs that are measured, odd; by default 6 FWHM.
     tile : int, optional
         Side of the tiles in pixels: the frame is cut into round(ny / tile) x round(nx / tile)
-        equal parts, at least one. By default 256, or 1024 where an image has one given PSF.
+        equal parts, at least one. By default 512, or 1024 where an image has one given PSF.
     scale : float or array_like (n,), optional
         Flux in sci over flux in ref; measured by default.
     gain : float or (float, float), optional

@@ -33,6 +33,7 @@ from .zogy_tiles import Image, Tile
 __all__ = ["TilePSFs", "psfs_of_tiles"]
 
 _PSF_FWHM = 3.0  # half the side of a measured PSF, in FWHM
+_KERNEL = kernel_fit.Options(kernel_order=1)  # more is noise at the middles of tiles near the edges
 _HALF = (6, 40)  # pixels, least and most of it
 
 
@@ -139,7 +140,7 @@ def _matching_kernel(ref: Image, sci: Image) -> tuple[MatchingKernel | None, int
             )
         )  # fmt: skip
     try:
-        pair, way = kernel_fit.match(*images, kernel_fit.Options(), 1)
+        pair, way = kernel_fit.match(*images, _KERNEL, 1)
     except NoFit:
         return None, 0
     return (None if way == "none" else pair.kernel), pair.n_stamps

@@ -154,7 +154,8 @@ def transfer(kernel: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.complex
     padded = xp.zeros((shape[0], rows.shape[1]), np.complex64)
     padded[: kernel.shape[0] - half_y] = rows[half_y:]
     padded[shape[0] - half_y :] = rows[:half_y]
-    return fft.fft(padded, axis=0, overwrite_x=True)
+    # CuPy's comes in the order of Fortran, in which products with others are slow.
+    return xp.ascontiguousarray(fft.fft(padded, axis=0, overwrite_x=True))
 
 
 class Filters:
