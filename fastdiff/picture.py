@@ -162,7 +162,11 @@ def draw_cpm(
         axes.annotate(str(k + 1), (x, y), color="white", xytext=(6, 4), textcoords="offset points")
         curve = result.light_curve(y, x, aperture)
         good = ~result.mask[:, y, x]
-        panels[k].plot(time[good], np.asarray(curve["flux"])[good], ".", ms=2, color="#1971c2")
+        flux = np.asarray(curve["flux"])[good]
+        panels[k].plot(time[good], flux, ".", ms=2, color="#1971c2")
+        if len(flux):  # single points far off would hide all others
+            low, high = np.percentile(flux, [0.1, 99.9])
+            panels[k].set_ylim(low - 0.3 * (high - low) - 1e-30, high + 0.3 * (high - low) + 1e-30)
         panels[k].axhline(0, color="grey", lw=0.5)
         panels[k].set_ylabel(f"{k + 1}: ({x}, {y})")
     if not n:

@@ -123,7 +123,8 @@ def fit_scale(
             stamps, _ = cut_stamps(image.data, x[which == t], y[which == t], half)
             dirty, _ = cut_stamps(image.blank, x[which == t], y[which == t], half)
             view = np.lib.stride_tricks.sliding_window_view(stamps, psf.shape, axis=(1, 2))
-            seen.append(np.tensordot(view, psf[::-1, ::-1].astype(np.float32), axes=2))
+            # Not by BLAS, whose threads would then wait for more at full speed.
+            seen.append(np.einsum("syxij,ij->syx", view, psf[::-1, ::-1].astype(np.float32)))
             clean = clean & ~dirty.any((1, 2))
         n, r = (each[clean].reshape(np.count_nonzero(clean), -1) for each in seen)
         square = (r**2).sum(1)
