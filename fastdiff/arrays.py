@@ -128,7 +128,7 @@ def as_images(x: Any, name: str, *, dtype: DTypeLike | None = None) -> Images:
     """
     array, mask, kind, device = open_array(x, name)
     came = _dtype_name(array)
-    wanted = _image_dtype(array, name)
+    wanted = image_dtype(array, name)
     if dtype is not None:
         wanted = np.dtype(dtype)
     if array.ndim not in (2, 3):
@@ -231,7 +231,7 @@ def to_numpy(x: Any, name: str, *, images: bool = True) -> NDArray[Any]:
     array, mask, _, device = open_array(x, name)
     if device != "cpu":
         array = array.cpu().numpy() if hasattr(array, "cpu") else array.get()
-    dtype = np.dtype(bool) if array.dtype.kind == "b" else _image_dtype(array, name)
+    dtype = np.dtype(bool) if array.dtype.kind == "b" else image_dtype(array, name)
     if images and array.ndim not in (2, 3):
         raise ValueError(
             f"`{name}` has shape {array.shape}; it must be (ny, nx) or (n, ny, nx): "
@@ -409,7 +409,7 @@ def _dtype_kind(array: Any) -> str:
     return "b" if "bool" in str(array.dtype) else "i"
 
 
-def _image_dtype(array: Any, name: str) -> np.dtype[Any]:
+def image_dtype(array: Any, name: str) -> np.dtype[Any]:
     """Dtype in which images of that dtype are worked on."""
     kind = _dtype_kind(array)
     if kind not in "fui":

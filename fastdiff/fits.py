@@ -423,8 +423,8 @@ def read_cube(path: str | os.PathLike[str], quality: bool = True) -> Cube:
     ----------
     path : path
         Target pixels of Kepler, K2 or TESS (also cut-outs of full frames), a FITS file with a 3-D
-        image, (n_epochs, ny, nx) in the order of NumPy, or an array in a .npy file, which is
-        mapped and not read.
+        image, (n_epochs, ny, nx) in the order of NumPy, or an array in a .npy file. Arrays, and
+        images that are neither compressed nor scaled, are mapped and not read.
     quality : bool
         Whether epochs whose QUALITY is not 0 are masked.
 
@@ -459,10 +459,26 @@ def read_cube(path: str | os.PathLike[str], quality: bool = True) -> Cube:
                 error = np.array(hdu.data["FLUX_ERR"], np.float32) if "FLUX_ERR" in names else None
                 return Cube(cube, time, bad, error, _merged_header(hdu, hdus[0]))
             if len(_shape(hdu)) == 3:
-                cube, n = np.array(hdu.data), hdu.shape[0]
-                cube = cube.astype(cube.dtype.newbyteorder("="), copy=False)
+                cube = _mapped(hdu)
+                if cube is None:
+                    cube = np.array(hdu.data)
+                    cube = cube.astype(cube.dtype.newbyteorder("="), copy=False)
+                n = len(cube)
                 return Cube(cube, np.arange(float(n)), np.zeros(n, bool), None, hdu.header.copy())
     raise ValueError(f"{path} holds no cube: neither target pixels (FLUX) nor a 3-D image")
+
+
+def _mapped(hdu: Any) -> np.memmap | None:
+    """A memory map of an image, big-endian; None where its values have to be computed."""
+    from astropy.io import fits
+
+    header, place = hdu.header, hdu.fileinfo()
+    computed = isinstance(hdu, fits.CompImageHDU) or {"BSCALE", "BZERO", "BLANK"} & set(header)
+    if computed or place is None or place["file"].compression or 0 in _shape(hdu):
+        return None
+    kind = "f" if header["BITPIX"] < 0 else "u" if header["BITPIX"] == 8 else "i"
+    dtype = np.dtype(f">{kind}{abs(header['BITPIX']) // 8}")
+    return np.memmap(place["file"].name, dtype, "r", place["datLoc"], _shape(hdu))
 
 
 def write_cpm(path: str | os.PathLike[str], result: Any, cube: Cube, history: list[str]) -> Path:

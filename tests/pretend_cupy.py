@@ -202,7 +202,7 @@ def _loop_of(kernel):
 
         def visit_For(self, node):
             if any(isinstance(each, ast.Return) for each in ast.walk(node)):
-                raise NotImplementedError(f"{kernel.__name__} returns from within a loop")
+                raise RuntimeError(f"{kernel.__name__} returns from within a loop")
             return self.generic_visit(node)
 
     tree = Loop().visit(ast.parse(textwrap.dedent(inspect.getsource(kernel.function))))

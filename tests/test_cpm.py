@@ -344,6 +344,7 @@ def test_a_memory_map(quiet, tmp_path, dtype):
     mapped = np.load(tmp_path / "cube.npy", mmap_mode="r")
     assert mapped.dtype == dtype
     result = cpm_subtract(mapped, ridge=1e-3, **RULE)
+    assert np.shares_memory(result._cube, mapped)  # which need not fit into the memory
     native = quiet.astype(dtype).astype(dtype[-2:])
     np.testing.assert_array_equal(result.image, cpm_subtract(native, ridge=1e-3, **RULE).image)
 

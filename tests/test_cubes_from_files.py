@@ -66,6 +66,30 @@ def test_three_dimensional_images_and_arrays(tmp_path, dtype):
     assert isinstance(fits.read_cube(tmp_path / "cube.npy").cube, np.memmap)
 
 
+@pytest.mark.parametrize("dtype", ["u1", ">i2", ">i4", ">f4", ">f8"])
+def test_images_are_mapped(tmp_path, dtype):
+    cube = np.clip(drifting(), 0, 255).astype(dtype)
+    path = tmp_path / "cube.fits"
+    afits.HDUList([afits.PrimaryHDU(), afits.ImageHDU(cube)]).writeto(path)
+    read = fits.read_cube(path).cube
+    assert isinstance(read, np.memmap)
+    np.testing.assert_array_equal(read, cube)
+    result = cpm_subtract(read, n_predictors=40, ridge=1.0)
+    native = cube.astype(cube.dtype.newbyteorder("="))
+    expected = cpm_subtract(native, n_predictors=40, ridge=1.0)
+    assert result.image.dtype == expected.image.dtype
+    np.testing.assert_array_equal(result.image, expected.image)
+
+
+def test_scaled_and_compressed_images_are_read(tmp_path):
+    cube = drifting().astype("u2")  # with a BZERO
+    plain, packed = tmp_path / "scaled.fits", tmp_path / "packed.fits"
+    afits.HDUList([afits.PrimaryHDU(), afits.ImageHDU(cube)]).writeto(plain)
+    afits.HDUList([afits.PrimaryHDU(), afits.CompImageHDU(cube.astype("i4"))]).writeto(packed)
+    for path in (plain, packed):
+        np.testing.assert_array_equal(fits.read_cube(path).cube, cube)
+
+
 def test_files_without_a_cube(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         fits.read_cube(tmp_path / "absent.npy")

@@ -32,7 +32,7 @@ def solve(
     _, ny, nx = options.shape
     xp = arrays.namespace(options.data)
     if out is None:
-        dtype = np.float32 if options.data.dtype == np.float32 else np.float64
+        dtype = arrays.image_dtype(options.data, "cube")
         out = xp.empty(options.shape, dtype)
     maps = {
         "ridge": np.full((ny, nx), np.nan),

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdiff import arrays
-from fastdiff.kernels import jit
 
 from . import cpm_predictors
 
@@ -90,10 +89,21 @@ class Options:
 
 
 def as_cube(cube: ArrayLike) -> Any:
-    """A NumPy or CuPy array (n_epochs, ny, nx) of numbers."""
-    data = _opened(cube, "cube")
-    if not jit.on_cpu(data) and data.dtype.kind != "b" and data.ndim == 3:
-        data = arrays.as_images(data, "cube").data
+    """A NumPy or CuPy array (n_epochs, ny, nx) of numbers.
+
+    That of a CPU is what came, of any byte order: a memory map may be larger than the memory.
+    """
+    data = cube
+    if arrays.device_of(cube) == "cpu":
+        data, masked, *_ = arrays.open_array(cube, "cube")
+        if masked is not None:
+            data = arrays.to_numpy(cube, "cube", images=False)
+        elif data.dtype.kind != "b":
+            arrays.image_dtype(data, "cube")  # an error for what are no numbers
+    else:
+        data = _opened(cube, "cube")
+        if data.dtype.kind != "b" and data.ndim == 3:
+            data = arrays.as_images(data, "cube").data
     if data.dtype.kind == "b" or data.ndim != 3:
         raise ValueError(
             f"`cube` has shape {data.shape} and dtype {data.dtype}; it must be numbers "
