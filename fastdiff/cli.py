@@ -522,9 +522,9 @@ def cpm(
     """Subtract from every pixel of a cube what far-away pixels predict of it (CPM).
 
     Writes OUT.fits (DIFFERENCE, RMS, VARIABILITY, NPRED, EPOCHS), OUT.variables.ecsv with the
-    light curves of the pixels that vary, and OUT.png. Cubes of more than 8000 pixels are worked on
-    tile by tile, with OUT.part.npy and OUT.part.npz beside them: interrupted, the same command
-    goes on from there.
+    light curves of the pixels that vary, and OUT.png. Meanwhile the difference is in OUT.part.npy.
+    Cubes of more than 8000 pixels are worked on tile by tile, and OUT.part.npz tells which are
+    done: interrupted, the same command goes on from there.
     """
     import numpy as np
     from astropy.table import Table

@@ -42,7 +42,7 @@ class Tile:
             bad |= options.mask[cut].reshape(n, -1).T
         series[bad] = 0.0  # no NaN times zero
         broken = xp.flatnonzero(bad.any(1))
-        if jit.on_cpu(series):
+        if xp is np:
             jit.run(kernel.bridge_cpu, len(broken), options.threads, broken, series, bad)
         else:
             jit.launch(kernel.bridge_cuda, len(broken), broken, series, bad)
@@ -141,7 +141,7 @@ class Tile:
         options = self.options
         n = float((options.roots > 0).sum())
         shared = how == "gcv" and options.variance is None and not self.few_epochs
-        if shared and jit.on_cpu(self.series):
+        if shared and self.xp is np:
             square, freedom = np.empty((2, len(sample), len(ridges)))
             jit.run(
                 kernel.scores_cpu, len(sample), options.threads, self.gram, self.targets[sample],
@@ -187,7 +187,7 @@ class Tile:
         """
         options, n, xp = self.options, len(chosen), self.xp
         lists = self.targets[chosen], self.lists[chosen], self.counts[chosen]
-        if not jit.on_cpu(self.series):
+        if self.xp is not np:
             roots = self.roots_of(chosen)
             if shared:
                 roots[...] = self.roots
@@ -215,7 +215,7 @@ class Tile:
     ) -> None:  # fmt: skip
         """Predict epochs begin <= n < end of some targets by fits with the weights of `gram`."""
         lists = self.targets[places], self.lists[places], self.counts[places]
-        if jit.on_cpu(self.series):
+        if self.xp is np:
             jit.run(
                 kernel.shared_cpu, -(-len(places) // kernel.RUN), self.options.threads, self.series,
                 gram, *lists, self.n_free, strength, begin, end, prediction, coefficients,
