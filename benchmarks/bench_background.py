@@ -34,7 +34,7 @@ def _row(n: int, cost: dict[str, float], low_rank: np.ndarray, truth: np.ndarray
 
 
 def ours(folder: Path, quick: bool, n: int = 5000) -> dict[str, Any]:
-    from fastdiff.lightcurves.background import robust_pca
+    from fastdiff.lightcurves.robust_pca import robust_pca
 
     n = 100 if quick else n
     images, truth = _images(n)

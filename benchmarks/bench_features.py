@@ -47,7 +47,8 @@ def ours(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def kernel(folder: Path, quick: bool) -> dict[str, Any]:
-    from fastdiff.kernels import features, jit
+    from fastdiff.kernels import jit
+    from fastdiff.kernels.curve import features
 
     n = 20 if quick else 2000
     time, mag, error = (x.ravel() for x in _curves(n))

@@ -72,7 +72,7 @@ def network_alone(folder: Path, name: str, quick: bool) -> dict[str, Any]:
     import onnxruntime
 
     import fastdiff
-    from fastdiff.kernels import match, tile
+    from fastdiff.kernels.image import match, tile
 
     refs, scis = np.load(folder / f"{name}.npy")
     meta = fastdiff.subtract_batch(refs, scis, threads=THREADS).meta

@@ -30,7 +30,8 @@ class Tables(NamedTuple):
 
 
 def draw_tables(n: int) -> Tables:
-    from fastdiff.kernels import jit, synth
+    from fastdiff.kernels import jit
+    from fastdiff.kernels.synth import synth
     from fastdiff.simulate import PRESETS
 
     scene = synth.Scene(
@@ -48,7 +49,7 @@ def draw_tables(n: int) -> Tables:
 
 def boxes(rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """First column and row, width and height of the boxes of Gaussians, cut at the frame."""
-    from fastdiff.kernels.synth import RX, RY, X, Y
+    from fastdiff.kernels.synth.synth import RX, RY, X, Y
 
     limits = []
     for centre, reach in ((rows[:, X], rows[:, RX]), (rows[:, Y], rows[:, RY])):
@@ -68,7 +69,7 @@ def add_gaussians(rows: np.ndarray, plane: np.ndarray) -> None:
     What is the same along a row of a box is computed once a row; the sum is one `bincount`.
     (A loop over the boxes, the shorter way to write it, takes twice the time.)
     """
-    from fastdiff.kernels.synth import PEAK, A, B, C, X, Y
+    from fastdiff.kernels.synth.synth import PEAK, A, B, C, X, Y
 
     x0, y0, width, height = boxes(rows)
     height[width == 0] = 0
@@ -93,7 +94,7 @@ def add_gaussians(rows: np.ndarray, plane: np.ndarray) -> None:
 
 
 def add_defects(rows: np.ndarray, plane: np.ndarray) -> None:
-    from fastdiff.kernels.synth import D_DX, D_DY, D_PEAK, D_WIDTH, D_X, D_Y
+    from fastdiff.kernels.synth.synth import D_DX, D_DY, D_PEAK, D_WIDTH, D_X, D_Y
 
     y, x = np.mgrid[: plane.shape[0], : plane.shape[1]].astype(np.float32)
     for row in rows:
@@ -107,8 +108,8 @@ def add_defects(rows: np.ndarray, plane: np.ndarray) -> None:
 
 
 def render(tables: Tables, i: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """ref, sci, truth and variance of sample `i`, as `fastdiff.kernels.synth` defines them."""
-    from fastdiff.kernels import synth
+    """ref, sci, truth and variance of sample `i`, as `kernels.synth.synth` defines them."""
+    from fastdiff.kernels.synth import synth
 
     own = tables.frame[i]
     planes = np.zeros((3, SIDE + 1, SIDE + 1), np.float32)

@@ -20,7 +20,7 @@ SEED = 20_261_120
 
 def stages(folder: Path, quick: bool) -> dict[str, Any]:
     import fastdiff
-    from fastdiff.kernels import tile
+    from fastdiff.kernels.image import tile
 
     side = 512 if quick else 4096
     made = fastdiff.simulate.pairs(1, (side, side), seed=SEED, threads=THREADS)
@@ -64,7 +64,7 @@ def stages(folder: Path, quick: bool) -> dict[str, Any]:
 def stamps(folder: Path, quick: bool) -> dict[str, Any]:
     """`normalise_pairs`, what training calls, on one thread."""
     import fastdiff
-    from fastdiff.kernels import tile
+    from fastdiff.kernels.image import tile
 
     n = 100 if quick else 2000
     made = fastdiff.simulate.pairs(n, (64, 64), seed=SEED, threads=1)

@@ -26,7 +26,7 @@ from quality_transinet import (
 )
 
 import fastdiff
-from fastdiff.evaluate import detection
+from fastdiff.evaluate import regions as detection
 from fastdiff.training.real import ztf_stamps
 
 METHODS = ("transinet", "psf-match", "zogy")

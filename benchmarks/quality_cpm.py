@@ -20,7 +20,7 @@ import common
 import numpy as np
 
 import fastdiff
-from fastdiff import fits
+from fastdiff.io import fits
 
 EXCLUSIONS = (None, (-1, 2.0), (-1, 5.5), (1, 4.0), (2, 4.5))
 PERIOD, EPOCH, HALF = 18.16406, 180.8117, 0.055  # days, BJD - 2454833, half of the flat part

@@ -362,7 +362,7 @@ def part_grids(a: argparse.Namespace) -> list[str]:
 
 
 def part_background(a: argparse.Namespace) -> list[str]:
-    from fastdiff.lightcurves import background
+    from fastdiff.lightcurves import robust_pca as background
     from fastdiff.training.dmdt import PAPER
 
     learn, check = crts.load_crts(a.data, "train"), crts.load_crts(a.data, a.split)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fastdiff
-from fastdiff.evaluate import detection
+from fastdiff.evaluate import regions as detection
 from fastdiff.simulate.inject import measure_fwhm, point_source
 from fastdiff.training.real import ZTF_GAIN, ztf_stamps
 

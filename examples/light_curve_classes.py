@@ -16,9 +16,9 @@ import numpy as np
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from fastdiff.lightcurves.background import class_backgrounds
 from fastdiff.lightcurves.classify import classify_light_curves
 from fastdiff.lightcurves.dmdt import dmdt_images
+from fastdiff.lightcurves.robust_pca import class_backgrounds
 from fastdiff.training import crts
 
 

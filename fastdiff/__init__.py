@@ -15,13 +15,13 @@ if importlib.util.find_spec("fastdiff.kernels") is None:
 
 if TYPE_CHECKING:
     from . import simulate
-    from .difference.batch import Difference, subtract_batch
-    from .difference.cpm import CPMResult, cpm_subtract
-    from .difference.detect import find_transients
-    from .lightcurves.background import robust_pca
+    from .cubes.cpm import CPMResult, cpm_subtract
+    from .detect.find import find_transients
+    from .difference.api import Difference, subtract_batch
     from .lightcurves.classify import classify_light_curves
     from .lightcurves.dmdt import Grid, dmdt_images
     from .lightcurves.features import light_curve_features
+    from .lightcurves.robust_pca import robust_pca
     from .models.model import load_model
 
     __version__: str
@@ -45,25 +45,25 @@ __all__ = [
 # Public name -> the module that holds it; imported on first use, so that
 # `import fastdiff` does not pay for Numba, ONNX Runtime or astropy.
 _PUBLIC = {
-    "CPMResult": "fastdiff.difference.cpm",
-    "Difference": "fastdiff.difference.batch",
+    "CPMResult": "fastdiff.cubes.cpm",
+    "Difference": "fastdiff.difference.api",
     "Grid": "fastdiff.lightcurves.dmdt",
     "classify_light_curves": "fastdiff.lightcurves.classify",
-    "cpm_subtract": "fastdiff.difference.cpm",
+    "cpm_subtract": "fastdiff.cubes.cpm",
     "dmdt_images": "fastdiff.lightcurves.dmdt",
-    "find_transients": "fastdiff.difference.detect",
+    "find_transients": "fastdiff.detect.find",
     "light_curve_features": "fastdiff.lightcurves.features",
     "load_model": "fastdiff.models.model",
-    "robust_pca": "fastdiff.lightcurves.background",
-    "subtract_batch": "fastdiff.difference.batch",
+    "robust_pca": "fastdiff.lightcurves.robust_pca",
+    "subtract_batch": "fastdiff.difference.api",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        from importlib.metadata import version
+        from .core.version import version
 
-        value: Any = version("fastdiff-astro")
+        value: Any = version()
     elif name == "simulate":
         value = importlib.import_module("fastdiff.simulate")
     elif name in _PUBLIC:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# At the end, so that `tests.reference` is found and an installed fastdiff still comes first.
+# At the end, so that `tests.` is found and an installed fastdiff still comes first.
 sys.path.append(str(ROOT))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff import arrays
+from fastdiff.core import arrays
 
 __all__ = ["check_psfs", "check_scale"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdiff.models.model import Model, check_threads, load_model
+from fastdiff.core.threads import check_threads
+from fastdiff.models.model import Model, load_model
 
 from .curves import EMPTY, Curves, read_curves
 

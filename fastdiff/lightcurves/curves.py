@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdiff import arrays
+from fastdiff.core import arrays
 
 __all__ = [
     "CONSTANT_TIME",
@@ -141,7 +141,7 @@ def read_curves(
     >>> curves.time, curves.mag, describe_flags(curves.flags[0])
     (array([0. , 2.5]), array([15. , 15.2]), 'FEW, DROPPED')
     """
-    from fastdiff.kernels import curves as kernel  # Numba takes a second to import
+    from fastdiff.kernels.curve import curves as kernel  # Numba takes a second to import
 
     if need_magerr and magerr is None:
         raise TypeError("`magerr` is None; this needs the error of every magnitude: pass `magerr`")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastdiff.lightcurves.curves import Curves, read_curves
+from .curves import Curves, read_curves
 
 __all__ = ["GRIDS", "NORMS", "Grid", "dmdt_images", "images_of"]
 
@@ -282,7 +282,7 @@ def images_of(
     threads: int | None = None,
 ) -> NDArray[Any]:
     """Images of curves that came through the door, as `dmdt_images` makes them."""
-    from fastdiff.kernels import dmdt as kernel  # Numba takes a second to import
+    from fastdiff.kernels.curve import dmdt as kernel  # Numba takes a second to import
 
     dtype = np.dtype(NORMS[norm])
     if norm == "counts" and curves.magerr is not None:
@@ -305,7 +305,7 @@ def _count(
     curves: Curves, start: int, stop: int, grid: Grid, smooth: str, threads: int | None
 ) -> NDArray[Any]:
     """Pairs of some curves, (n, n_dt, n_dm + 2): also those below and above all rows."""
-    from fastdiff.kernels import dmdt as kernel  # Numba takes a second to import
+    from fastdiff.kernels.curve import dmdt as kernel  # Numba takes a second to import
 
     offsets = curves.offsets[start : stop + 1]
     own = slice(offsets[0], offsets[-1])

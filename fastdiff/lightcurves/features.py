@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastdiff.lightcurves.curves import read_curves
-from fastdiff.lightcurves.periods import PERIOD_FEATURES, period_features
+from .curves import read_curves
+from .periods import PERIOD_FEATURES, period_features
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -119,8 +119,8 @@ def light_curve_features(
     curves = read_curves(time, mag, offsets, magerr, threads=threads)
     columns: dict[str, Any] = {}
     if any(name in CURVE_FEATURES for name in names):
-        from fastdiff.kernels import features as kernel
         from fastdiff.kernels import jit
+        from fastdiff.kernels.curve import features as kernel
 
         out = np.empty((len(curves), len(kernel.FEATURES)))
         errors = np.empty(0) if curves.magerr is None else curves.magerr

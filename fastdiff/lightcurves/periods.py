@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.lightcurves.curves import CONSTANT_TIME, EMPTY, Curves
+from .curves import CONSTANT_TIME, EMPTY, Curves
 
 __all__ = ["MAX_FREQUENCY", "PERIOD_FEATURES", "period_features", "periodograms"]
 
@@ -50,7 +50,7 @@ PERIOD_FEATURES: dict[str, str] = {
 
 def _frequencies(curves: Curves) -> tuple[NDArray[np.int64], int]:
     """Number of frequencies of each curve (0: no periodogram) and the lowest that counts."""
-    from fastdiff.kernels import periodogram as kernel
+    from fastdiff.kernels.curve import periodogram as kernel
 
     lengths = curves.n_points
     spans = np.zeros(len(curves))
@@ -94,7 +94,7 @@ def period_features(
 
     References
     ----------
-    See `fastdiff.kernels.periodogram`.
+    See `fastdiff.kernels.curve.periodogram`.
 
     Examples
     --------
@@ -107,7 +107,7 @@ def period_features(
     0.5678
     """
     from fastdiff.kernels import jit
-    from fastdiff.kernels import periodogram as kernel
+    from fastdiff.kernels.curve import periodogram as kernel
 
     n_frequencies, lowest = _frequencies(curves)
     out = np.full((len(curves), len(kernel.FEATURES)), np.nan, np.float32)
@@ -151,7 +151,7 @@ def periodograms(
     1.5
     """
     from fastdiff.kernels import jit
-    from fastdiff.kernels import periodogram as kernel
+    from fastdiff.kernels.curve import periodogram as kernel
 
     n_frequencies, _ = _frequencies(curves)
     offsets = np.concatenate([[0], np.cumsum(n_frequencies)])

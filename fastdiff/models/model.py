@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdiff.core.threads import check_threads
 from fastdiff.kernels import jit
 
 if TYPE_CHECKING:
@@ -187,20 +188,6 @@ def load_model(
             f"{path} {says} (metadata 'fastdiff.kind'); a model of kind {kind!r} is needed here"
         )
     return Model(path, used, threads, session)
-
-
-def check_threads(threads: int | None) -> int:
-    """Number of threads to use: `threads`, or all cores that this process may use."""
-    if threads is None:
-        return jit.cpu_count()
-    if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
-        raise TypeError(
-            f"threads is a {type(threads).__name__}; it must be a whole number, or None "
-            "for all cores"
-        )
-    if threads < 1:
-        raise ValueError(f"threads is {threads}; it must be at least 1, or None for all cores")
-    return int(threads)
 
 
 def _resolve(name_or_path: str | os.PathLike[str]) -> pathlib.Path:

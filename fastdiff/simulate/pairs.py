@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from astropy.table import Table
 
-# Parameters of `fastdiff.kernels.synth.Scene`, which says what each one is.
+# Parameters of `fastdiff.kernels.synth.synth.Scene`, which says what each one is.
 SURVEY: dict[str, Any] = {
     "fwhm_ref": (1.5, 11.0),
     "fwhm_sci": (1.5, 11.0),
@@ -252,7 +252,7 @@ def pairs(
         PSF, in addition to the procedural sources (set ``star_density=(1e-9, 1e-8)`` and
         ``galaxy_density=(1e-9, 1e-8)`` to have none).
     **parameters
-        Any field of `fastdiff.kernels.synth.Scene`, to override the preset.
+        Any field of `fastdiff.kernels.synth.synth.Scene`, to override the preset.
 
     Returns
     -------
@@ -272,7 +272,7 @@ def pairs(
     >>> sample.sci.shape
     (2, 64, 64)
     """
-    from ..kernels import synth
+    from fastdiff.kernels.synth import synth
 
     if preset not in PRESETS:
         raise ValueError(f"`preset` is {preset!r}; it must be one of {', '.join(PRESETS)}")
@@ -312,7 +312,7 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
 
 
 def _scene(values: dict[str, Any], preset: str) -> Any:
-    from ..kernels.synth import Scene
+    from fastdiff.kernels.synth.synth import Scene
 
     unknown = sorted(set(values) - set(Scene._fields))
     if unknown:
@@ -352,7 +352,7 @@ class _Backgrounds:
         from scipy.ndimage import affine_transform
         from scipy.signal import fftconvolve
 
-        from ..kernels import synth
+        from fastdiff.kernels.synth import synth
 
         ny, nx = self.shape[0] + 1, self.shape[1] + 1
         out = np.empty((len(frame), 2, ny, nx), np.float32)
@@ -378,7 +378,7 @@ class _Backgrounds:
 
 
 def psf_image(terms: np.ndarray, half: int = 20) -> np.ndarray:
-    """A PSF, (PSF_TERMS, 6) of `fastdiff.kernels.synth`, as an image of unit sum."""
+    """A PSF, (PSF_TERMS, 6) of `fastdiff.kernels.synth.synth`, as an image of unit sum."""
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     image = np.zeros(x.shape)
     for weight, ox, oy, xx, xy, yy in terms.astype(float):

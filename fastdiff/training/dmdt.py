@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..lightcurves.classify import Contract
-from ..lightcurves.curves import read_curves
-from ..lightcurves.features import CURVE_FEATURES
-from ..lightcurves.periods import PERIOD_FEATURES
+from fastdiff.lightcurves.classify import Contract
+from fastdiff.lightcurves.curves import read_curves
+from fastdiff.lightcurves.features import CURVE_FEATURES
+from fastdiff.lightcurves.periods import PERIOD_FEATURES
+
 from .crts import CLASSES, LabelledCurves, load_crts
 from .export import write_network
 from .loop import cosine, train

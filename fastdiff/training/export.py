@@ -31,7 +31,7 @@ INPUT_MATCHED = (
     "pair float32 (n, 4, h, w): reference and science image, sky subtracted, the reference "
     "scaled to the science image's photometry, both divided by the noise of the difference; "
     "then science - K * reference and L * science - reference, K and L fitted kernels "
-    "(fastdiff.kernels.match.match_psfs makes the four channels of the first two)"
+    "(fastdiff.kernels.image.match.match_psfs makes the four channels of the first two)"
 )
 OUTPUT = (
     "difference float32 (n, 1, h, w): noise-free image of what changed, in units of the noise "
@@ -71,7 +71,7 @@ def export_onnx(
         Entries for the file's metadata, over the defaults; a name without a dot gets the
         prefix ``fastdiff.``.
     matched : bool
-        Whether its input has the four channels of `fastdiff.kernels.match`.
+        Whether its input has the four channels of `fastdiff.kernels.image.match`.
     flux_scale : float
         Factor on the output, inside the graph: one over a measured flux bias.
     half : bool
@@ -90,7 +90,7 @@ def export_onnx(
     RuntimeError
         ONNX Runtime and PyTorch disagree by more than 1e-4 sigma plus 1e-3 of the value.
     """
-    from fastdiff.kernels.match import match_psfs
+    from fastdiff.kernels.image.match import match_psfs
 
     if not (np.isfinite(flux_scale) and flux_scale > 0):
         raise ValueError(f"flux_scale is {flux_scale}; it must be a positive number")

@@ -2,9 +2,9 @@
 
 Both map a pair of images to the image of what changed, ``(n, 1, h, w)``. TransiNet sees
 ``(n, 2, h, w)``, the reference and the science image; TransiNetLite four channels, those two and
-the differences of `fastdiff.kernels.match`. In training mode they return a list of predictions,
-full resolution first, one for every resolution that the multi-scale loss looks at (paper, eq. 4
-and section 4.1); in evaluation mode only the full one.
+the differences of `fastdiff.kernels.image.match`. In training mode they return a list of
+predictions, full resolution first, one for every resolution that the multi-scale loss looks at
+(paper, eq. 4 and section 4.1); in evaluation mode only the full one.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class TransiNetLite(nn.Module):
     """The paper's idea made small enough for a CPU: a U-Net that never runs at full resolution.
 
     It sees the pair and its differences after matching the PSF of either image to the other's
-    (`fastdiff.kernels.match`), in units of the noise of the difference, compressed. A 6x6/2
+    (`fastdiff.kernels.image.match`), in units of the noise of the difference, compressed. A 6x6/2
     convolution takes them to half the size, three more levels follow; up-sampled levels are
     added to the encoder's, and a last convolution writes the 2 x 2 pixels of each position
     (pixel shuffle). The output is expanded again.

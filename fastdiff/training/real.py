@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..simulate.inject import measure_fwhm, point_source
+from fastdiff.simulate.inject import measure_fwhm, point_source
 
 ZTF_GAIN = 6.2  # electrons a count
 

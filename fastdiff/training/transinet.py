@@ -2,8 +2,8 @@
 
 Samples come from `fastdiff.simulate.pairs` while the network trains; sample ``i`` of a seed
 is the same whatever the batch size, so a resumed run goes on where it stopped. Inputs are
-normalised by `fastdiff.kernels.tile.normalise_pairs`, and for TransiNetLite matched by
-`fastdiff.kernels.match.match_psfs`, as they are in `fastdiff.subtract_batch`;
+normalised by `fastdiff.kernels.image.tile.normalise_pairs`, and for TransiNetLite matched by
+`fastdiff.kernels.image.match.match_psfs`, as they are in `fastdiff.subtract_batch`;
 targets are in the same unit, the noise of the difference (sigma).
 """
 
@@ -58,7 +58,7 @@ def to_batch(made: Any, threads: int | None = 1, *, matched: bool = True) -> dic
     threads : int, optional
     matched : bool
         Whether the pairs come with their differences after matching the PSFs
-        (`fastdiff.kernels.match`): four channels instead of two.
+        (`fastdiff.kernels.image.match`): four channels instead of two.
 
     Returns
     -------
@@ -67,8 +67,8 @@ def to_batch(made: Any, threads: int | None = 1, *, matched: bool = True) -> dic
         ``valid`` (n, 1, h, w): 1 where the target may be learnt, 0 where the science image
         is bad.
     """
-    from fastdiff.kernels.match import match_psfs
-    from fastdiff.kernels.tile import normalise_pairs
+    from fastdiff.kernels.image.match import match_psfs
+    from fastdiff.kernels.image.tile import normalise_pairs
 
     bad_ref = ~np.isfinite(made.ref) | made.ref_mask
     bad_sci = ~np.isfinite(made.sci) | made.sci_mask
@@ -242,7 +242,7 @@ def validation(
 
     def evaluate(network: nn.Module) -> dict[str, float]:
         from fastdiff import simulate
-        from fastdiff.evaluate import detection
+        from fastdiff.evaluate import regions as detection
 
         if not cached:
             made = simulate.pairs(

@@ -1,0 +1,1 @@
+"""The command `fastdiff`: one file a command."""

@@ -1,0 +1,1 @@
+"""What every room uses: the door for arrays, options, statistics, threads, progress, files."""

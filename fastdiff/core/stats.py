@@ -1,0 +1,43 @@
+"""Robust statistics and the widths of Gaussians."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+__all__ = ["FWHM_PER_SIGMA", "SIGMA_PER_MAD", "mad_sigma"]
+
+FWHM_PER_SIGMA: float = 2.0 * np.sqrt(2.0 * np.log(2.0))
+"""Full width at half maximum of a Gaussian of standard deviation 1."""
+SIGMA_PER_MAD = 1.4826
+"""Standard deviation of a Gaussian whose median absolute deviation is 1."""
+
+
+def mad_sigma(values: ArrayLike, centre: Any = None, axis: int | None = None) -> Any:
+    """Standard deviation by the median absolute deviation, which outliers hardly change.
+
+    Parameters
+    ----------
+    values : array_like
+        Without NaN.
+    centre : float or array_like, optional
+        What deviations are counted from; the median of `values` by default.
+    axis : int, optional
+        Along which axis; over all values by default.
+
+    Returns
+    -------
+    float or ndarray
+        1.4826 times the median of ``|values - centre|``; NaN for no values.
+
+    Examples
+    --------
+    >>> float(mad_sigma([1.0, 2.0, 3.0, 4.0, 100.0]))
+    1.4826
+    """
+    values = np.asarray(values)
+    if centre is None:
+        centre = np.median(values, axis=axis, keepdims=axis is not None)
+    return SIGMA_PER_MAD * np.median(np.abs(values - centre), axis=axis)

@@ -1,0 +1,1 @@
+"""CPM difference imaging of cubes of epochs."""

@@ -1,0 +1,228 @@
+"""Fits of many pixels at a time on a GPU: what `fastdiff.kernels.cube.ridge` does pixel by pixel.
+
+The formulas are those of that file, over CuPy arrays with a first axis of pixels. Factors come from
+batched Cholesky (`cupy.linalg.cholesky`, `cupyx.lapack.posv`), Gram matrices of single pixels from
+batched matrix products, which cost a GPU next to nothing; what neighbours share is not made use of.
+
+Shapes: lists (n, k) int32, rows of `series` (n_series, n_epochs), of which the first counts[i]
+count, the last `n_free` without a penalty; targets, counts (n,) int64 and ridge (n,) float64; roots
+(n, n_epochs), square roots of the weights; blocks and runs, NumPy arrays, as in that file.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdiff.core import arrays
+from fastdiff.kernels import jit
+from fastdiff.kernels.cube import ridge as kernel
+
+_BYTES = 2e9  # of matrices at a time
+
+
+def shared(
+    series: Any, gram: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any,
+    prediction: Any, coefficients: Any,
+) -> None:  # fmt: skip
+    """Predict the epochs of `series` by fits whose weights are those of `gram`.
+
+    `prediction` (n, n_epochs) is filled, and `coefficients` (n, k), unless it is empty.
+    """
+    xp = arrays.namespace(series)
+    k = lists.shape[1]
+    for part in _parts(len(lists), 4 * k**2):
+        targets_, lists_, counts_ = targets[part], lists[part], counts[part]
+        n = len(lists_)
+        matrix, right = xp.empty((n, k, k)), xp.empty((n, k))
+        jit.launch(
+            kernel.gather_cuda, n * k**2, gram, targets_, lists_, counts_, n_free, ridge[part],
+            matrix, right,
+        )  # fmt: skip
+        values = _solve(matrix, right)
+        _predict(series, lists_, counts_, values, prediction[part])
+        if len(coefficients):
+            coefficients[part] = values
+
+
+def single(
+    few_epochs: bool, series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any,
+    roots: Any, blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    """Prediction (n, n_epochs), freedom (n,), leverage (n, n_epochs) and coefficients (n, k).
+
+    By matrices of epochs, for `few_epochs`, or of predictors. The prediction is that of the blocks,
+    and of the whole fit at epochs in no block or without weight. Without blocks and `leverage`,
+    matrices of predictors give no freedom (NaN) and an empty leverage, which cost most there.
+    """
+    xp = arrays.namespace(series)
+    n_epochs, k = series.shape[1], lists.shape[1]
+    size = n_epochs if few_epochs else k
+    widest = int((runs[:, 3] - runs[:, 2]).max(initial=0))
+    longest = int((blocks[:, 1] - blocks[:, 0]).max(initial=0))
+    each = 6 * k * n_epochs + 5 * size**2
+    each += 3 * widest**2 + 4 * min(kernel.RUN, len(blocks)) * longest**2
+    way = _by_epochs if few_epochs else _by_predictors
+    made = [
+        way(
+            series, targets[part], lists[part], counts[part], n_free, ridge[part], roots[part],
+            blocks, runs, leverage,
+        )
+        for part in _parts(len(lists), each)
+    ]  # fmt: skip
+    return tuple(xp.concatenate(parts) for parts in zip(*made, strict=True))
+
+
+def _parts(n: int, doubles: int) -> list[slice]:
+    """Targets whose matrices, of so many numbers for each, fit into the memory."""
+    step = max(1, int(_BYTES / (8 * doubles)))
+    return [slice(first, min(first + step, n)) for first in range(0, n, step)]
+
+
+def _solve(matrix: Any, right: Any) -> Any:
+    """Positive matrices (n, k, k), one right-hand side (n, k) each; LinAlgError if one is not."""
+    from cupyx import errstate
+    from cupyx.lapack import posv
+
+    with errstate(linalg="raise"):  # by default what has no factor is solved all the same
+        return posv(matrix, right)
+
+
+def _forward(matrix: Any, columns: Any) -> Any:
+    """L^-1 columns (n, k, m) for the Cholesky factors L of matrix (n, k, k), in place."""
+    from cupyx import errstate
+
+    with errstate(linalg="raise"):
+        factor = arrays.namespace(matrix).linalg.cholesky(matrix)
+    jit.launch(kernel.forward_cuda, len(columns) * columns.shape[2], factor, columns)
+    return columns
+
+
+def _predict(series: Any, lists: Any, counts: Any, coefficients: Any, out: Any) -> Any:
+    n_items = out.shape[0] * out.shape[1]
+    jit.launch(kernel.predict_cuda, n_items, series, lists, counts, coefficients, out)
+    return out
+
+
+def _by_predictors(
+    series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any, roots: Any,
+    blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    xp = arrays.namespace(series)
+    n, k = lists.shape
+    n_epochs = series.shape[1]
+    place = xp.arange(k)
+    there, weighted = place < counts[:, None], roots > 0
+    y = series[targets]
+    # An epoch without weight is predicted like any other, and counts nothing.
+    scale = xp.where(weighted, roots, 1.0)
+    columns = xp.empty((n, k, n_epochs + 1))
+    z, known = columns[:, :, :-1], columns[:, :, -1]
+    z[...] = series[lists] * there[:, :, None] * scale[:, None]
+    counted = z * weighted[:, None]
+    matrix = counted @ counted.swapaxes(1, 2)
+    right = (counted @ (y * roots)[:, :, None])[:, :, 0]
+    penalised = xp.where(place < counts[:, None] - n_free, ridge[:, None], 0.0)
+    matrix += xp.where(there, penalised, 1.0)[:, :, None] * xp.eye(k)
+    values = _solve(matrix, right)
+    if not len(blocks) and not leverage:
+        prediction = _predict(series, lists, counts, values, xp.empty((n, n_epochs)))
+        return prediction, xp.full(n, np.nan), xp.empty((n, 0)), values
+    known[...] = right
+    _forward(matrix, columns)
+    fitted = (z * known[:, :, None]).sum(1)
+    prediction = fitted / scale
+    rest = xp.where(weighted, y * roots - fitted, 0.0)
+    z *= weighted[:, None]
+    parts = (z**2).sum(1)
+    for begin, end, low, high in runs:
+        some = z[:, :, low:high]
+        base = xp.eye(high - low) - some.swapaxes(1, 2) @ some
+        _leave_out(base, rest[:, low:high], low, blocks[begin:end], y, roots, prediction)
+    return prediction, parts.sum(1), parts, values
+
+
+def _by_epochs(
+    series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any, roots: Any,
+    blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
+) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    xp = arrays.namespace(series)
+    n, k = lists.shape
+    n_epochs = series.shape[1]
+    counts = counts - n_free
+    weighted = roots > 0
+    y = series[targets]
+    wanted = y * roots
+    x = series[lists] * (xp.arange(k) < counts[:, None])[:, :, None] * roots[:, None]
+    base = x.swapaxes(1, 2) @ x
+    scale = (x**2).sum((1, 2))[:, None] / n_epochs
+    # What has no penalty is split off: it keeps an eigenvalue, `scale`, of its own.
+    basis: list[tuple[Any, Any]] = []
+    for free in range(len(series) - n_free, len(series)):
+        bare = xp.broadcast_to(series[free], (n, n_epochs))
+        vector = bare * roots
+        before = _norm(vector)
+        for _ in range(2):
+            for other, bare_other in basis:
+                part = (vector * other).sum(1, keepdims=True)
+                vector, bare = vector - part * other, bare - part * bare_other
+        norm = _norm(vector)
+        inverse = xp.where(norm > 1e-9 * before, 1 / xp.maximum(norm, 1e-300), 0.0)
+        vector, bare = vector * inverse, bare * inverse
+        basis.append((vector, bare))
+        product = (base @ vector[:, :, None])[:, :, 0]
+        middle = (product * vector).sum(1, keepdims=True) + scale
+        product = middle * vector / 2 - product
+        base += vector[:, :, None] * product[:, None] + product[:, :, None] * vector[:, None]
+    base += ridge[:, None, None] * xp.eye(n_epochs)
+    inverse = xp.zeros((n, n_epochs, n_epochs))
+    inverse += xp.eye(n_epochs)
+    _forward(base, inverse)
+    base = inverse.swapaxes(1, 2) @ inverse
+    for vector, _ in basis:
+        base -= (vector / (scale + ridge[:, None]))[:, :, None] * vector[:, None]
+    rest = (base @ wanted[:, :, None])[:, :, 0]
+    values = (x @ rest[:, :, None])[:, :, 0]
+    unexplained = wanted - (values[:, None] @ x)[:, 0]
+    prediction = _predict(series, lists, counts, values, xp.empty((n, n_epochs)))
+    for vector, bare in basis:
+        prediction += (unexplained * vector).sum(1, keepdims=True) * bare
+    ridge = ridge[:, None]
+    prediction = xp.where(weighted, y - ridge * rest / xp.where(weighted, roots, 1.0), prediction)
+    epoch = xp.arange(n_epochs)
+    parts = xp.where(weighted, 1.0 - ridge * base[:, epoch, epoch], 0.0)
+    for begin, end, low, high in runs:
+        some = base[:, low:high, low:high]
+        _leave_out(some, rest[:, low:high], low, blocks[begin:end], y, roots, prediction)
+    return prediction, parts.sum(1), parts, values
+
+
+def _norm(rows: Any) -> Any:
+    return arrays.namespace(rows).sqrt((rows**2).sum(1, keepdims=True))
+
+
+def _leave_out(
+    base: Any, rest: Any, low: int, blocks: NDArray[np.int64], y: Any, roots: Any, prediction: Any
+) -> None:
+    """Predict blocks: y less base_BB^-1 rest_B; row 0 of `base` is epoch `low`."""
+    xp = arrays.namespace(base)
+    first, stop, begin, end = blocks.T
+    longest = int((stop - first).max())
+    place = (first - low)[:, None] + np.arange(longest)
+    there = place < (stop - low)[:, None]
+    place, inside = xp.asarray(np.where(there, place, 0)), xp.asarray(there)
+    both = inside[:, :, None] & inside[:, None]
+    # Shorter blocks are filled up with rows of the identity.
+    matrix = xp.where(both, base[:, place[:, :, None], place[:, None]], xp.eye(longest))
+    right = xp.where(inside, rest[:, place], 0.0)
+    missed = _solve(matrix.reshape(-1, longest, longest), right.reshape(-1, longest))
+    missed = missed.reshape(right.shape)
+    block = np.repeat(np.arange(len(blocks)), end - begin)
+    epoch = np.concatenate([np.arange(*ends) for ends in blocks[:, 2:]])
+    at = xp.asarray(epoch - first[block])
+    block, epoch = xp.asarray(block), xp.asarray(epoch)
+    root = roots[:, epoch]
+    found = y[:, epoch] - missed[:, block, at] / xp.where(root > 0, root, 1.0)
+    prediction[:, epoch] = xp.where(root > 0, found, prediction[:, epoch])

@@ -1,0 +1,356 @@
+"""One tile of a cube: its series, their Gram matrix, and the fits of its pixels.
+
+What has an axis of epochs lies where the cube lies, in the memory of the CPU or of a GPU; lists of
+pixels are made by the CPU.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastdiff.core import arrays
+from fastdiff.kernels import jit
+from fastdiff.kernels.cube import ridge as kernel
+
+from . import gpu as cpm_batched
+from . import predictors as cpm_predictors
+from .options import NO_BLOCKS, Options
+
+_LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
+_CHUNK = 64 * kernel.RUN  # targets between two steps of the progress
+_SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
+RIDGES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
+_LEAST_RIDGE = 1e-13  # of that diagonal: below, rounding errors make the coefficients
+
+
+class Tile:
+    """The series of a window of pixels, their Gram matrix, and the predictors of each target."""
+
+    def __init__(self, options: Options, window: tuple[slice, slice], inner: tuple[slice, slice]):
+        self.options, self.window, self.inner = options, window, inner
+        xp = self.xp = arrays.namespace(options.data)
+        cut = (slice(None), *window)
+        n = options.shape[0]
+        self.roots = xp.asarray(options.roots)
+        series = options.data[cut].reshape(n, -1).T.astype(np.float64)
+        bad = ~xp.isfinite(series)
+        if options.mask is not None:
+            bad |= options.mask[cut].reshape(n, -1).T
+        series[bad] = 0.0  # no NaN times zero
+        broken = xp.flatnonzero(bad.any(1))
+        if xp is np:
+            jit.run(kernel.bridge_cpu, len(broken), options.threads, broken, series, bad)
+        else:
+            jit.launch(kernel.bridge_cuda, len(broken), broken, series, bad)
+        self.bad = bad
+        square = self.roots**2
+        self.mean = series @ square / square.sum()
+        series -= self.mean[:, None]
+        self.series = xp.concatenate([series, xp.asarray(options.free)])
+        self.n_free = len(options.free)
+        self.size = tuple(s.stop - s.start for s in window)
+        n_good = arrays.on_host((~bad & (self.roots > 0)).sum(1))
+        usable = n_good >= _LEAST_GOOD * (options.roots > 0).sum()
+        usable &= (n_good > self.n_free) & ~options.excluded[window].ravel()
+        self.shines = bool((n_good > self.n_free).any())
+        y, x = (axis.ravel() for axis in np.mgrid[inner])
+        order = np.argsort(_z_order(y - inner[0].start, x - inner[1].start))
+        local = np.ravel_multi_index(
+            ((y - window[0].start)[order], (x - window[1].start)[order]), self.size
+        )
+        lists, counts = cpm_predictors.choose(self, local, usable)
+        fitted = (counts > 0) & (n_good[local] > self.n_free)
+        self.targets, counts = local[fitted], counts[fitted]
+        lists = lists[fitted][:, : max(1, int(counts.max(initial=0)))]
+        # In the order of the memory, those without a penalty at the end.
+        lists = np.where(np.arange(lists.shape[1]) < counts[:, None], lists, np.iinfo(np.int32).max)
+        lists.sort(axis=1)
+        self.counts = counts + self.n_free
+        self.lists = np.zeros((len(lists), lists.shape[1] + self.n_free), np.int32)
+        self.lists[:, : -self.n_free] = lists
+        columns = counts[:, None] + np.arange(self.n_free)
+        np.put_along_axis(
+            self.lists, columns, np.arange(len(series), len(self.series), dtype=np.int32)[None], 1
+        )
+
+    @functools.cached_property
+    def gram(self) -> Any:
+        """(n_series, n_series), or empty where each pixel has weights of its own."""
+        if self.options.variance is not None:
+            return self.xp.zeros((0, 0))
+        rows = self.series * self.roots
+        return rows @ rows.T
+
+    @functools.cached_property
+    def _spare(self) -> Any:
+        return self.xp.empty_like(self.gram)
+
+    def gram_without(self, first: int, stop: int) -> Any:
+        """The Gram matrix of the epochs outside of first <= n < stop, valid until the next."""
+        if first == stop:
+            return self.gram
+        rows = self.series[:, first:stop] * self.roots[first:stop]
+        for i in range(0, len(rows), 512):  # the product stays in a cache
+            part = np.s_[i : i + 512]
+            self.xp.subtract(self.gram[part], rows[part] @ rows.T, out=self._spare[part])
+        return self._spare
+
+    @functools.cached_property
+    def own(self) -> tuple[Any, NDArray[np.int64]]:
+        """Square roots of weights of targets that do not have those of all, and which these are."""
+        options, cut, xp = self.options, (slice(None), *self.window), self.xp
+        bad = self.bad[xp.asarray(self.targets)] & (self.roots > 0)
+        alone = arrays.on_host(bad.any(1)) | (options.variance is not None)
+        which = np.full(len(alone), -1, np.int64)
+        which[alone] = np.arange(alone.sum())
+        places = xp.asarray(self.targets[alone])
+        roots = xp.where(self.bad[places], 0.0, self.roots)
+        if options.variance is not None:
+            variance = options.variance[cut].reshape(options.shape[0], -1).T[places]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                inverse = 1 / xp.sqrt(variance.astype(np.float64))
+            roots *= xp.where(xp.isfinite(inverse), inverse, 0.0)
+        return roots, which
+
+    def roots_of(self, chosen: NDArray[np.int64]) -> Any:
+        """(n, n_epochs) square roots of the weights of some targets."""
+        own, which = self.own
+        roots = self.xp.zeros((len(chosen), len(self.roots))) + self.roots
+        alone = np.flatnonzero(which[chosen] >= 0)
+        if len(alone):
+            roots[self.xp.asarray(alone)] = own[self.xp.asarray(which[chosen[alone]])]
+        return roots
+
+    @property
+    def scale(self) -> float:
+        """Mean weighted sum of squares of a series, the unit of the penalty."""
+        squares = ((self.series[: -self.n_free] * self.roots) ** 2).sum(1)
+        if self.options.variance is not None:
+            own, _ = self.own
+            squares = squares * (own**2).mean()
+        return float(squares[squares > 0].mean()) if (squares > 0).any() else 1.0
+
+    def scores(
+        self, how: str, sample: NDArray[np.int64], ridges: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """(n, n_ridges): logarithms of the mean squared error that each strength promises."""
+        options = self.options
+        n = float((options.roots > 0).sum())
+        shared = how == "gcv" and options.variance is None and not self.few_epochs
+        if shared and self.xp is np:
+            square, freedom = np.empty((2, len(sample), len(ridges)))
+            jit.run(
+                kernel.scores_cpu, len(sample), options.threads, self.gram, self.targets[sample],
+                self.lists[sample], self.counts[sample], self.n_free, ridges, square, freedom,
+            )  # fmt: skip
+            left = np.maximum(1 - freedom / n, 1e-6)
+            return np.log(np.maximum(square, 1e-300)) - 2 * np.log(left)
+        blocks = options.blocks if how == "cv" else _single_epochs(options.shape[0])
+        out = np.empty((len(sample), len(ridges)))
+        roots = self.roots if shared else self.roots_of(sample)
+        y = self.series[self.xp.asarray(self.targets[sample])]
+        for j, strength in enumerate(ridges):
+            strengths = np.full(len(sample), strength)
+            try:
+                if how == "gcv":
+                    prediction, freedom, *_ = self.run(
+                        sample, strengths, NO_BLOCKS, leverage=True, shared=shared
+                    )
+                else:
+                    prediction, freedom, *_ = self.run(sample, strengths, blocks)
+            except np.linalg.LinAlgError:  # of a GPU: so little is no penalty
+                out[:, j] = np.inf
+                continue
+            square = arrays.on_host((((y - prediction) * roots) ** 2).sum(1))
+            out[:, j] = np.log(np.maximum(square, 1e-300))
+            if how == "gcv":
+                left = 1 - arrays.on_host(freedom) / arrays.on_host((roots > 0).sum(-1))
+                out[:, j] -= 2 * np.log(np.maximum(left, 1e-6))
+        return out
+
+    def choose_each(self, how: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The strength with the best score for each of some targets."""
+        grid = RIDGES * self.scale
+        return grid[np.argmin(self.scores(how, chosen, grid), axis=1)]
+
+    def run(
+        self, chosen: NDArray[np.int64], ridge: NDArray[np.float64], blocks: NDArray[np.int64], *,
+        leverage: bool = False, coefficients: bool = False, shared: bool = False,
+    ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+        """Prediction, freedom, leverage and coefficients by a factor for each target.
+
+        With `shared`, on a GPU, by the weights of all, also where a target has its own.
+        """
+        options, n, xp = self.options, len(chosen), self.xp
+        lists = self.targets[chosen], self.lists[chosen], self.counts[chosen]
+        if self.xp is not np:
+            roots = self.roots_of(chosen)
+            if shared:
+                roots[...] = self.roots
+            return cpm_batched.single(
+                self.few_epochs, self.series, *map(xp.asarray, lists), self.n_free,
+                xp.asarray(ridge), roots, blocks, _runs(blocks), leverage,
+            )  # fmt: skip
+        own, which = self.own
+        prediction, freedom = np.empty((n, options.shape[0])), np.full(n, np.nan)
+        leverages = np.empty((n if leverage else 0, options.shape[0]))
+        values = np.zeros((n if coefficients else 0, self.lists.shape[1]))
+        rest = (
+            *lists, self.n_free, ridge, options.roots, own, which[chosen], blocks, _runs(blocks),
+            prediction, freedom, leverages, values,
+        )  # fmt: skip
+        if self.few_epochs:
+            jit.run(kernel.dual_cpu, n, options.threads, self.series, *rest)
+        else:
+            jit.run(kernel.single_cpu, n, options.threads, self.series, self.gram, *rest)
+        return prediction, freedom, leverages, values
+
+    def run_shared(
+        self, places: NDArray[np.int64], gram: Any, strength: float, begin: int, end: int,
+        prediction: Any, coefficients: Any,
+    ) -> None:  # fmt: skip
+        """Predict epochs begin <= n < end of some targets by fits with the weights of `gram`."""
+        lists = self.targets[places], self.lists[places], self.counts[places]
+        if self.xp is np:
+            jit.run(
+                kernel.shared_cpu, -(-len(places) // kernel.RUN), self.options.threads, self.series,
+                gram, *lists, self.n_free, strength, begin, end, prediction, coefficients,
+            )  # fmt: skip
+        else:
+            cpm_batched.shared(
+                self.series[:, begin:end], gram, *map(self.xp.asarray, lists), self.n_free,
+                self.xp.full(len(places), strength), prediction[:, begin:end], coefficients,
+            )  # fmt: skip
+
+    @property
+    def few_epochs(self) -> bool:
+        """Whether a matrix of epochs costs less than one of predictors."""
+        n, k = self.options.shape[0], float(np.median(self.counts))
+        return n**2 * k + n**3 < k**3 / 3 + k**2 * n
+
+    def fits(self, ridge: float | str) -> NDArray[np.int64]:
+        """Blocks whose fits neighbours share, or none where a factor for each target costs less."""
+        options = self.options
+        n, k = options.shape[0], float(np.median(self.counts))
+        whole = np.array([[0, 0, 0, n]])
+        if options.leverage or options.variance is not None or isinstance(ridge, str):
+            return whole[:0]
+        fits = options.blocks
+        if not len(fits) or options.coefficients or (options.roots == 0).any():
+            fits = np.concatenate([whole, fits])
+        alone = k**3 / 3 + (k**2 * n if len(options.blocks) else 0)
+        if self.few_epochs:
+            alone = n**2 * k + n**3
+        return fits if len(fits) * _SHARED * k**3 / 3 < alone else whole[:0]
+
+    def fit(self, ridge: float | str, image: Any, maps: dict[str, Any]) -> Iterator[float]:
+        """Fill the image and the maps at the targets; from time to time, how many more are done."""
+        options = self.options
+        n_inner = int(np.prod([s.stop - s.start for s in self.inner]))
+        yield n_inner - len(self.targets)
+        if not len(self.targets):
+            return
+        least = _LEAST_RIDGE * self.scale
+        fits = self.fits(ridge)
+        together = np.flatnonzero(self.own[1] < 0) if len(fits) else np.empty(0, np.int64)
+        strength = np.maximum(float(ridge), least) if len(fits) else np.nan
+        prediction = self.xp.empty((len(together), options.shape[0]))
+        values = self.xp.zeros((len(together) if options.coefficients else 0, self.lists.shape[1]))
+        idle = self.xp.asarray(np.flatnonzero(options.roots == 0))
+        for first, stop, begin, end in fits:
+            gram, kept = self.gram_without(first, stop), prediction[:, idle]
+            for chosen in _chunks(len(together)):
+                places = together[chosen]
+                self.run_shared(
+                    places, gram, strength, begin, end, prediction[chosen],
+                    values[chosen] if first == stop else values[:0],
+                )  # fmt: skip
+                yield len(places) / len(fits)
+            if first < stop:  # epochs without weight keep the prediction of the whole fit
+                prediction[:, idle] = kept
+        for chosen in _chunks(len(together)):
+            places = together[chosen]
+            strengths = np.full(len(places), strength)
+            self.write(places, strengths, prediction[chosen], image, maps, values=values[chosen])
+        alone = np.setdiff1d(np.arange(len(self.targets)), together)
+        for chosen in _chunks(len(alone)):
+            places = alone[chosen]
+            if isinstance(ridge, str):
+                strengths = self.choose_each(ridge, places)
+            else:
+                strengths = np.full(len(places), float(ridge))
+            strengths = np.maximum(strengths, least)
+            prediction, *others = self.run(
+                places, strengths, options.blocks, leverage=options.leverage,
+                coefficients=options.coefficients,
+            )  # fmt: skip
+            self.write(places, strengths, prediction, image, maps, *others)
+            yield len(places)
+
+    def write(
+        self, chosen: NDArray[np.int64], strengths: NDArray[np.float64],
+        prediction: Any, image: Any, maps: dict[str, Any],
+        freedom: Any = None, leverage: Any = None, values: Any = None,
+    ) -> None:  # fmt: skip
+        """What was found for some targets, into the image and the maps."""
+        xp = self.xp
+        targets = xp.asarray(self.targets[chosen])
+        rest = xp.where(self.bad[targets], np.nan, self.series[targets] - prediction)
+        y, x = np.divmod(self.targets[chosen], self.size[1])
+        y, x = y + self.window[0].start, x + self.window[1].start
+        there = (slice(None), xp.asarray(y), xp.asarray(x))
+        image[there] = rest.T
+        maps["ridge"][y, x] = strengths
+        maps["n_predictors"][y, x] = self.counts[chosen] - self.n_free
+        if maps["leverage"] is not None:
+            maps["freedom"][y, x] = arrays.on_host(freedom)
+            maps["leverage"][there] = leverage.T
+        if maps["coefficients"] is not None:
+            values = arrays.on_host(values)
+            for k, i in enumerate(chosen):
+                count = self.counts[i] - self.n_free
+                rows, columns = np.divmod(self.lists[i, :count], self.size[1])
+                places = [rows + self.window[0].start, columns + self.window[1].start]
+                maps["coefficients"][int(y[k]), int(x[k])] = (
+                    np.stack(places, axis=1).astype(np.int64), values[k, :count].copy()
+                )  # fmt: skip
+
+
+def _z_order(y: NDArray[np.int64], x: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Places on the curve on which each run of 2^k pixels is a square, or two side by side."""
+    place = np.zeros_like(y)
+    for bit in range(31):
+        place |= ((x >> bit) & 1) << (2 * bit) | ((y >> bit) & 1) << (2 * bit + 1)
+    return place
+
+
+def _chunks(n: int) -> Iterator[slice]:
+    for first in range(0, n, _CHUNK):
+        yield slice(first, min(first + _CHUNK, n))
+
+
+def _runs(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(n, 4): begin and end of blocks that overlap, and the first epoch and the stop of all."""
+    runs, begin = [], 0
+    while begin < len(blocks):
+        first, stop = blocks[begin, :2]
+        longest, end = stop - first, begin + 1
+        while end < min(begin + kernel.RUN, len(blocks)):
+            low, high = min(first, blocks[end, 0]), max(stop, blocks[end, 1])
+            longest = max(longest, blocks[end, 1] - blocks[end, 0])
+            if high - low > 1.5 * longest + kernel.RUN:
+                break
+            first, stop, end = low, high, end + 1
+        runs.append((begin, end, first, stop))
+        begin = end
+    return np.array(runs, np.int64).reshape(-1, 4)
+
+
+def _single_epochs(n: int) -> NDArray[np.int64]:
+    first = np.arange(n)
+    return np.stack([first, first + 1, first, first + 1], axis=1).astype(np.int64)

@@ -1,0 +1,1 @@
+"""From difference images to tables of candidates."""

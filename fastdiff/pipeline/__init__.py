@@ -1,0 +1,1 @@
+"""From files to products: pure functions that the command line calls."""

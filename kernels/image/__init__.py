@@ -1,0 +1,1 @@
+"""Images: tiles, matching, convolution."""

@@ -1,0 +1,354 @@
+"""Photometric scale of a pair: flux of an unchanged source in sci over its flux in ref.
+
+Sums of sky-subtracted pixels over blocks of 4 x 4 pixels are smoothed by the binomial kernel
+(1, 4, 6, 4, 1) / 16 in both directions (a width of 4.2 pixels), which leaves little of the
+difference between two PSFs; what is left is expanded in moments. The mean over 68 x 68 pixels
+is taken off both images of a large frame: skies and halos that were subtracted differently
+cancel. Over the blocks with a source in them,
+
+    sci = a ref + c + d (laplacian of ref) + e (d ref / dx) + f (d ref / dy),
+
+a the scale, c an error of the sky, d half the difference of the squared widths of the PSFs,
+(e, f) a shift: the first terms of the kernel expansion of Alard & Lupton (1998, ApJ 503, 325).
+Weights are 1 / (noise^2 + (5 % of the signal)^2), so that no bright star rules, times the
+Cauchy weight 1 / (1 + residual^2 / (reach^2 variance)) with a reach that shrinks from pass to
+pass, so that transients, variable stars and defects drop out. The fit starts from the weighted
+median of sci/ref over the blocks with a source in ref, which also is a prior with an error of
+30 % that keeps faint fields sane.
+
+Measured on 600 simulated pairs of 64 x 64 (preset "survey"): where the sources are bright, half
+of the scales are within 4 %, 80 % within 15 %; fields with a few faint sources tell little.
+In a large frame a bright transient lowers the scale by up to 3 % where it is a good part of
+the light of its surroundings.
+
+Shapes: blocks (n, 3, n_y, n_x) float32 (sum ref, sum sci, good pixels); sigma (n, 2, n_y, n_x).
+Cost: 6 passes of some 60 operations over the blocks with a source in them, one pass of 250
+over all; blocks are 1/16 of the pixels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .. import jit
+from ..jit import cuda
+
+f32 = np.float32
+
+BLOCK = 4
+"""Side of a block in pixels."""
+MIN_SNR = 5.0
+"""A smoothed block above this S/N, in either image, is used."""
+SKY_ERROR = 0.3
+"""Error of the local sky, in sigma of a pixel: it stays when noise is averaged over blocks."""
+LEAST_NOISE = 0.01
+"""A noise below this share of the mean signal counts as this: images without noise."""
+SURROUNDINGS = 8
+"""The mean over this many blocks each way is taken off: sky and halos that differ."""
+SMALL_FRAME = 32
+"""Not so in frames of fewer blocks a side, where it would be a mean of the sources."""
+MIN_SHARE = 0.35
+"""Least share of good pixels under the kernel of a block that is used."""
+MIN_BLOCKS = 3
+"""With fewer blocks above `MIN_SNR` in ref the scale is not measured."""
+SIGNAL_ERROR = 0.05
+"""What the expansion leaves unexplained, relative to the signal."""
+PRIOR_ERROR = 0.3
+"""Relative error of the median ratio."""
+REACHES = (10.0, 5.0, 3.0, 2.0, 2.0, 2.0)
+"""Reach of the Cauchy weights in each pass, in sigma."""
+RIDGE = (1e-4, 1e-2, 1e-2, 1e-2)
+"""Damping of c, d, e, f relative to their own normal-matrix entries."""
+SCALE_LIMITS = (1e-3, 1e3)
+"""Bounds of the scale."""
+MAX_CHANGE = 1.5
+"""The fit changes the median ratio by no more than this factor."""
+MAX_WEIGHT = 50.0
+"""S/N in ref above which a block weighs no more in the median."""
+BINS = 512
+"""Logarithmic bins of the ratio of S/N, 2.7 % wide between the bounds, for the median."""
+
+_NOISE = (70 / 256) / BLOCK  # noise of a smoothed block of good pixels with sigma 1
+TINY = 1e-30  # no division by zero for constant frames
+_TAPS = (f32(1 / 16), f32(4 / 16), f32(6 / 16), f32(4 / 16), f32(1 / 16))
+
+
+@jit.item
+def widen_block(blocks, channel, by, bx):
+    """Sum along the row over `SURROUNDINGS` blocks each way."""
+    total = f32(0)
+    for x in range(max(0, bx - SURROUNDINGS), min(blocks.shape[2], bx + SURROUNDINGS + 1)):
+        total += blocks[channel, by, x]
+    return total
+
+
+@jit.item
+def is_large(n_y, n_x):
+    """Whether the mean over the surroundings is taken off."""
+    return min(n_y, n_x) >= SMALL_FRAME
+
+
+@jit.item
+def smooth_block(blocks, wide, by, bx):
+    """(ref, sci, share of good pixels) under the kernel centred on a block.
+
+    ref and sci are means of a pixel, less the mean over `SURROUNDINGS` in a large frame, for
+    which `wide` holds what `widen_block` gives.
+    """
+    n_y, n_x = blocks.shape[1], blocks.shape[2]
+    sum_r, sum_s, pixels = f32(0), f32(0), f32(0)
+    for y in range(max(0, by - 2), min(n_y, by + 3)):
+        for x in range(max(0, bx - 2), min(n_x, bx + 3)):
+            weight = _TAPS[y - by + 2] * _TAPS[x - bx + 2]
+            sum_r += weight * blocks[0, y, x]
+            sum_s += weight * blocks[1, y, x]
+            pixels += weight * blocks[2, y, x]
+    safe, share = max(pixels, f32(1e-6)), pixels * f32(1 / BLOCK**2)
+    if not is_large(n_y, n_x):
+        return sum_r / safe, sum_s / safe, share
+    wide_r, wide_s, wide_pixels = f32(0), f32(0), f32(0)
+    for y in range(max(0, by - SURROUNDINGS), min(n_y, by + SURROUNDINGS + 1)):
+        wide_r += wide[0, y, bx]
+        wide_s += wide[1, y, bx]
+        wide_pixels += wide[2, y, bx]
+    wide_pixels = max(wide_pixels, f32(1e-6))
+    return sum_r / safe - wide_r / wide_pixels, sum_s / safe - wide_s / wide_pixels, share
+
+
+@jit.item
+def relative_variance(share):
+    """Variance of a smoothed block over that of a pixel."""
+    return _NOISE * _NOISE / share + SKY_ERROR * SKY_ERROR
+
+
+@jit.item
+def snr_state(smooth, sigma, floor_r, floor_s, by, bx):
+    """0: not used; 1: a source in sci only; 2: a source in ref."""
+    share = smooth[2, by, bx]
+    if not share > MIN_SHARE:
+        return 0
+    noise = MIN_SNR * math.sqrt(relative_variance(share))
+    if smooth[0, by, bx] > noise * max(sigma[0, by, bx], floor_r):
+        return 2
+    return 1 if smooth[1, by, bx] > noise * max(sigma[1, by, bx], floor_s) else 0
+
+
+@jit.item
+def solve(normal, right):
+    """Solve a small symmetric positive system in place, by Cholesky's factors."""
+    n = right.shape[0]
+    for j in range(n):
+        for k in range(j):
+            normal[j, j] -= normal[j, k] * normal[j, k]
+        normal[j, j] = math.sqrt(max(normal[j, j], 1e-300))
+        for i in range(j + 1, n):
+            for k in range(j):
+                normal[i, j] -= normal[i, k] * normal[j, k]
+            normal[i, j] /= normal[j, j]
+    for i in range(n):
+        for k in range(i):
+            right[i] -= normal[i, k] * right[k]
+        right[i] /= normal[i, i]
+    for i in range(n - 1, -1, -1):
+        for k in range(i + 1, n):
+            right[i] -= normal[k, i] * right[k]
+        right[i] /= normal[i, i]
+
+
+@jit.item
+def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
+    """(scale, blocks used) of one frame; the other arguments are scratch."""
+    n_y, n_x = smooth.shape[1], smooth.shape[2]
+    # in units of the noise of each image, so that the result does not depend on their units
+    unit_r, unit_s, mean_r, mean_s = 0.0, 0.0, 0.0, 0.0
+    for by in range(n_y):
+        for bx in range(n_x):
+            unit_r += float(sigma[0, by, bx])
+            unit_s += float(sigma[1, by, bx])
+            mean_r += abs(float(smooth[0, by, bx]))
+            mean_s += abs(float(smooth[1, by, bx]))
+    n = n_y * n_x
+    floor_r, floor_s = max(LEAST_NOISE * mean_r / n, TINY), max(LEAST_NOISE * mean_s / n, TINY)
+    unit_r, unit_s = max(unit_r / n, floor_r), max(unit_s / n, floor_s)
+    n_used, n_seen, total = 0, 0, 0.0
+    for k in range(BINS):
+        histogram[k] = 0.0
+    low, width = math.log(SCALE_LIMITS[0]), math.log(SCALE_LIMITS[1] / SCALE_LIMITS[0]) / BINS
+    for by in range(1, n_y - 1):
+        for bx in range(1, n_x - 1):
+            state = snr_state(smooth, sigma, floor_r, floor_s, by, bx)
+            if state > 0:
+                n_used += 1
+            if state == 2:
+                n_seen += 1
+                r, s = float(smooth[0, by, bx]) / unit_r, float(smooth[1, by, bx]) / unit_s
+                share = float(smooth[2, by, bx])
+                noise = (
+                    math.sqrt(relative_variance(share)) * max(sigma[0, by, bx], floor_r) / unit_r
+                )
+                weight = min(r / max(noise, TINY), MAX_WEIGHT)
+                ratio = min(max(s / r, SCALE_LIMITS[0]), SCALE_LIMITS[1])
+                k = min(max(int((math.log(ratio) - low) / width), 0), BINS - 1)
+                histogram[k] += weight
+                total += weight
+    if n_seen < MIN_BLOCKS:
+        return 1.0, 0
+    k, below = 0, histogram[0]
+    while below < 0.5 * total and k < BINS - 1:
+        k += 1
+        below += histogram[k]
+    if k == 0:  # more than half of the light has no counterpart: that tells no scale
+        return 1.0, 0
+    prior = math.exp(low + (k + 0.5) * width)
+    scale = prior
+    solution[0] = prior
+    for i in range(1, 5):
+        solution[i] = 0.0
+    for step in range(len(REACHES)):
+        for i in range(5):
+            right[i] = 0.0
+            for j in range(5):
+                normal[i, j] = 0.0
+        for by in range(1, n_y - 1):
+            for bx in range(1, n_x - 1):
+                if snr_state(smooth, sigma, floor_r, floor_s, by, bx) == 0:
+                    continue
+                value, target = float(smooth[0, by, bx]) / unit_r, float(smooth[1, by, bx]) / unit_s
+                left, away = smooth[0, by, bx - 1] / unit_r, smooth[0, by, bx + 1] / unit_r
+                below, above = smooth[0, by - 1, bx] / unit_r, smooth[0, by + 1, bx] / unit_r
+                row[0] = value
+                row[1] = 1.0
+                row[2] = left + away + below + above - 4.0 * value
+                row[3] = 0.5 * (away - left)
+                row[4] = 0.5 * (above - below)
+                noise2 = relative_variance(float(smooth[2, by, bx]))
+                n_r = max(float(sigma[0, by, bx]), floor_r) / unit_r
+                n_s = max(float(sigma[1, by, bx]), floor_s) / unit_s
+                bright = SIGNAL_ERROR * max(scale * abs(value), abs(target))
+                variance = noise2 * (n_s * n_s + scale * scale * n_r * n_r) + bright * bright + TINY
+                weight = 1.0 / variance
+                residual = target
+                for i in range(5):
+                    residual -= row[i] * solution[i]
+                reach = REACHES[step]
+                weight /= 1.0 + residual * residual / (variance * reach * reach)
+                for i in range(5):
+                    right[i] += weight * row[i] * target
+                    for j in range(i + 1):
+                        normal[i, j] += weight * row[i] * row[j]
+        for i in range(1, 5):
+            normal[i, i] += RIDGE[i - 1] * normal[i, i] + TINY
+        doubt = 1.0 / (PRIOR_ERROR * prior * PRIOR_ERROR * prior)
+        normal[0, 0] += doubt
+        right[0] += doubt * prior
+        solve(normal, right)
+        for i in range(5):
+            solution[i] = right[i]
+        scale = min(max(right[0], prior / MAX_CHANGE), prior * MAX_CHANGE)
+    return min(max(scale * unit_s / unit_r, SCALE_LIMITS[0]), SCALE_LIMITS[1]), n_used
+
+
+@jit.cpu_loop
+def widen_cpu(start, stop, blocks, wide):
+    """Item: one row of blocks of one frame."""
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    for item in range(start, stop):
+        frame, by = item // n_y, item % n_y
+        for channel in range(3):
+            for bx in range(n_x):
+                wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
+
+
+@jit.cpu_loop
+def smooth_cpu(start, stop, blocks, wide, smooth):
+    """Item: one row of blocks of one frame."""
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    for item in range(start, stop):
+        frame, by = item // n_y, item % n_y
+        for bx in range(n_x):
+            r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
+            smooth[frame, 0, by, bx] = r
+            smooth[frame, 1, by, bx] = s
+            smooth[frame, 2, by, bx] = share
+
+
+@jit.cpu_loop
+def fit_cpu(start, stop, smooth, sigma, scale, n_used):
+    """Item: one frame."""
+    normal, right = np.empty((5, 5)), np.empty(5)
+    row, solution, histogram = np.empty(5), np.empty(5), np.empty(BINS)
+    for frame in range(start, stop):
+        value, n = fit_scale(smooth[frame], sigma[frame], normal, right, row, solution, histogram)
+        scale[frame] = value
+        n_used[frame] = n
+
+
+@jit.cuda_kernel
+def widen_cuda(blocks, wide):
+    """One thread a block; only for large frames."""
+    item = cuda.grid(1)
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    if item < blocks.shape[0] * n_y * n_x:
+        frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
+        for channel in range(3):
+            wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
+
+
+@jit.cuda_kernel
+def smooth_cuda(blocks, wide, smooth):
+    """One thread a block."""
+    item = cuda.grid(1)
+    n_y, n_x = blocks.shape[2], blocks.shape[3]
+    if item < blocks.shape[0] * n_y * n_x:
+        frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
+        r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
+        smooth[frame, 0, by, bx] = r
+        smooth[frame, 1, by, bx] = s
+        smooth[frame, 2, by, bx] = share
+
+
+@jit.cuda_kernel
+def fit_cuda(smooth, sigma, scratch, histogram, scale, n_used):
+    """One thread a frame; `scratch` (n, 8, 5) and `histogram` (n, BINS) float64."""
+    frame = cuda.grid(1)
+    if frame < scale.size:
+        own = scratch[frame]
+        value, n = fit_scale(
+            smooth[frame], sigma[frame], own[:5], own[5], own[6], own[7], histogram[frame]
+        )
+        scale[frame] = value
+        n_used[frame] = n
+
+
+def measure_scale(
+    blocks: np.ndarray, sigma: np.ndarray, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Photometric scale of each frame.
+
+    Parameters
+    ----------
+    blocks : ndarray of float32, (n, 3, n_y, n_x)
+        Sums of sky-subtracted ref and sci over the pixels that are good in both images, and
+        the number of those pixels, in blocks of 4 x 4 pixels.
+    sigma : ndarray of float32, (n, 2, n_y, n_x)
+        Noise of a pixel of ref and of sci at each block.
+    threads : int, optional
+
+    Returns
+    -------
+    scale : ndarray of float32, (n,)
+        Within `SCALE_LIMITS`; 1 where ref shows no source.
+    n_used : ndarray of int64, (n,)
+        Blocks that it rests on; 0 means not measured.
+    """
+    n, _, n_y, n_x = blocks.shape
+    scale, n_used = np.ones(n, np.float32), np.zeros(n, np.int64)
+    smooth, wide = np.empty(blocks.shape, np.float32), blocks
+    if is_large(n_y, n_x):
+        wide = np.empty(blocks.shape, np.float32)
+        jit.run(widen_cpu, n * n_y, threads, blocks, wide)
+    jit.run(smooth_cpu, n * n_y, threads, blocks, wide, smooth)
+    jit.run(fit_cpu, n, threads, smooth, sigma, scale, n_used)
+    return scale, n_used

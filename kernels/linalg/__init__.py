@@ -1,0 +1,1 @@
+"""Small dense systems of equations."""
