@@ -356,7 +356,7 @@ def check_cuda(made, arrays):
 def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator, shared_cells):
     arrays = on_cuda(rng, (0, 1, 5, 9))
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import dmdt\n"
+        "from fastdiff.kernels.curve import dmdt\n"
         f"dmdt.SHARED_CELLS = {shared_cells}\n"
         + inspect.getsource(launch)
         + "a = launch(time, mag, magerr, offsets, dt_edges, dm_edges, 2, 3)\n"

@@ -197,7 +197,7 @@ def on_cpu(time, mag, magerr, offsets):
 def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
     given = cuda_input(rng)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import features\n"
+        "from fastdiff.kernels.curve import features\n"
         + inspect.getsource(launch_all)
         + "np.savez(OUT, out=launch_all(time, mag, magerr, offsets))",
         **given,

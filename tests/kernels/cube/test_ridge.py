@@ -205,7 +205,7 @@ def check_gathered(made, series, targets, lists, counts):
 def test_gather_in_the_simulator(rng, run_in_cuda_simulator):
     series, targets, lists, counts = problem(rng, 6)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import ridge\n"
+        "from fastdiff.kernels.cube import ridge\n"
         + inspect.getsource(gather_all)
         + "m, r = gather_all(gram, targets, lists, counts, 2, 0.3)\nnp.savez(OUT, m=m, r=r)",
         gram=series @ series.T, targets=targets, lists=lists, counts=counts,
@@ -262,7 +262,7 @@ def test_solutions_in_the_simulator(rng, run_in_cuda_simulator):
     given = systems(rng)
     names = ("factor", "columns", "series", "lists", "counts", "coefficients", "bad")
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import ridge\n" + inspect.getsource(solve_all)
+        "from fastdiff.kernels.cube import ridge\n" + inspect.getsource(solve_all)
         + f"a, b, c = solve_all({', '.join(names)})\nnp.savez(OUT, a=a, b=b, c=c)",
         **dict(zip(names, given, strict=True)),
     )  # fmt: skip

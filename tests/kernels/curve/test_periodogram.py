@@ -294,7 +294,7 @@ def check_cuda(given, power, explained, frequencies):
 def test_simulator_agrees_with_reference(rng, run_in_cuda_simulator):
     given = cuda_input(rng)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import periodogram\n"
+        "from fastdiff.kernels.curve import periodogram\n"
         + inspect.getsource(launch_all)
         + "power, explained, frequencies = launch_all(time, value, weight, offsets, variances,"
         " steps, n_frequencies)\n"

@@ -159,7 +159,7 @@ def on_cpu(image, basis, coefficients, powers, origins, holes, bad):
 def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
     arrays = tiny(rng)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import convolve\n"
+        "from fastdiff.kernels.image import convolve\n"
         + inspect.getsource(launch_all)
         + f"square, polynomial, holes = launch_all({', '.join(arrays)})\n"
         + "np.savez(OUT, square=square, polynomial=polynomial, holes=holes)",

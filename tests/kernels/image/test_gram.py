@@ -168,7 +168,7 @@ def compare(made, *arguments):
 def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
     arrays = tiny(rng)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import gram\n"
+        "from fastdiff.kernels.image import gram\n"
         + inspect.getsource(launch_all)
         + f"made = launch_all({', '.join(arrays)})\n"
         + "np.savez(OUT, **{str(i): a for i, a in enumerate(made)})",

@@ -152,7 +152,7 @@ def launch_all(pairs, put=np.asarray):
 def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
     pairs = star_pair(rng, (11, 14), (2.0, 3.0), n_stars=2)[None]
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import match\n"
+        "from fastdiff.kernels.image import match\n"
         + inspect.getsource(launch_all)
         + "np.savez(OUT, left=launch_all(pairs))",
         pairs=pairs,

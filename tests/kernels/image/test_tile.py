@@ -533,8 +533,8 @@ def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
     refs, scis, none, bad_scis, origins, shape = cuda_example(rng)
     source = inspect.getsource(launch_all) + inspect.getsource(to_host)
     made = run_in_cuda_simulator(
-        "from fastdiff.kernels import photometry as kernel_photometry\n"
-        "from fastdiff.kernels import tile\n"
+        "from fastdiff.kernels.image import photometry as kernel_photometry\n"
+        "from fastdiff.kernels.image import tile\n"
         + source
         + "np.savez(OUT, **launch_all(refs, scis, none, bad_scis, origins, tuple(shape.tolist())))",
         refs=refs, scis=scis, none=none, bad_scis=bad_scis, origins=origins, shape=shape,

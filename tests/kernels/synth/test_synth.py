@@ -513,6 +513,6 @@ def test_nothing_is_infinite():
 
 
 def test_uninstalled_kernels_need_no_gpu():
-    code = "from fastdiff.kernels import synth; print(synth.render_cuda.__name__)"
+    code = "from fastdiff.kernels.synth import synth; print(synth.render_cuda.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "render_cuda"
