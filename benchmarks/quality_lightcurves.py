@@ -265,9 +265,9 @@ def trained(a, x, y, shape, n_classes, held_out, steps, seed) -> np.ndarray:
     """Probabilities on held-out images of a network trained here on (copies, n, ny, nx)."""
     import torch
 
-    from fastdiff.training import dmdt
+    from fastdiff.training import classifiers, dmdt
 
-    make = {"shallow": dmdt.shallow_network, "deep": dmdt.deep_network}[a.network]
+    make = {"shallow": classifiers.shallow_network, "deep": classifiers.deep_network}[a.network]
     torch.manual_seed(SEED + seed)
     with tempfile.TemporaryDirectory(prefix="fastdiff-quality-") as folder:
         network = dmdt.fit(

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastdiff.core.files import whole_file
+
 __all__ = ["INPUT", "INPUT_MATCHED", "OUTPUT", "export_onnx", "provenance", "write_network"]
 
 OPSET = 18
@@ -186,13 +188,9 @@ def write_network(
     entries = {k if "." in k else f"fastdiff.{k}": str(v) for k, v in entries.items()}
     onnx.helper.set_model_props(model, entries)
     onnx.checker.check_model(model)
-    aside = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        aside.write_bytes(model.SerializeToString())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(model.SerializeToString())
     return path
 
 

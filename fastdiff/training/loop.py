@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
-import math
 import os
 import queue
 import signal
@@ -23,51 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Schedule", "constant", "cosine", "prefetch", "stepped", "train", "trapezoid"]
+from fastdiff.core.files import whole_file
 
-Schedule = Callable[[int, int], float]
-"""Factor on the learning rate, from the step and the number of steps."""
+from .schedules import Schedule, constant
+
+__all__ = ["prefetch", "train"]
 
 _CHECKPOINT_VERSION = 1
-
-
-def constant(step: int, steps: int) -> float:
-    """No change of the learning rate."""
-    return 1.0
-
-
-def cosine(warm_up: int = 500, floor: float = 0.01) -> Schedule:
-    """Linear warm-up over `warm_up` steps, then half a cosine down to `floor`."""
-
-    def factor(step: int, steps: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        done = (step - warm_up) / max(1, steps - warm_up)
-        return floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
-
-    return factor
-
-
-def trapezoid(warm_up: int = 500, decay: float = 0.3, floor: float = 0.01) -> Schedule:
-    """Warm-up, a plateau, and a linear fall to `floor` over the last fraction `decay`.
-
-    A run on the plateau may be continued with more steps without loss; a cosine may not.
-    """
-
-    def factor(step: int, steps: int) -> float:
-        left = (steps - step) / max(1.0, decay * steps)
-        return min((step + 1) / max(1, warm_up), 1.0, floor + (1.0 - floor) * left)
-
-    return factor
-
-
-def stepped(every: int, factor: float, start: int = 0) -> Schedule:
-    """Multiply by `factor` at `start` + every, `start` + 2 every, ... steps."""
-
-    def at(step: int, steps: int) -> float:
-        return factor ** max(0, (step - start) // every)
-
-    return at
 
 
 def prefetch(items: Iterator[Any], depth: int = 4) -> Iterator[Any]:
@@ -190,147 +151,177 @@ def train(
         raise ValueError(f"steps is {steps}; at least one step is needed")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    device = next(network.parameters()).device
     torch.manual_seed(seed)
     kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
     optimiser = kind(network.parameters(), lr=learning_rate, betas=betas, weight_decay=weight_decay)
-    averaged = copy.deepcopy(network).requires_grad_(False) if average else network
-
-    checkpoint = out / "checkpoint.pt"
-    start = 0
-    if resume and checkpoint.exists():
-        start = _restore(checkpoint, network, averaged, optimiser, device)
+    state = _State(network, optimiser, out / "checkpoint.pt", seed=seed, average=average)
+    start = state.restore() if resume and state.path.exists() else 0
     log = _Log(out / "log.jsonl", start)
-
-    def save(step: int) -> None:
-        state = {
-            "version": _CHECKPOINT_VERSION,
-            "step": step,
-            "seed": seed,
-            "network": network.state_dict(),
-            "averaged": averaged.state_dict(),
-            "optimiser": optimiser.state_dict(),
-            "random": torch.get_rng_state(),
-        }
-        aside = checkpoint.with_name(f"checkpoint.{os.getpid()}.tmp")
-        try:
-            with aside.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, checkpoint)
-        finally:
-            aside.unlink(missing_ok=True)
-
-    def measure(step: int) -> None:
-        if evaluate is None:
-            return
-        averaged.eval()
-        with torch.no_grad():
-            figures = evaluate(averaged)
-        log.write({"step": step, **{k: float(v) for k, v in figures.items()}})
-        report.line(step, figures)
 
     source: Iterator[Any] = iter(())
     if start < steps:
         # A CPU has no core left for a second thread: making samples between the steps, on all
         # cores, trained 190 samples/s where making them beside the steps trained 140.
-        source = batches(start) if device.type == "cpu" else prefetch(batches(start))
-    sums: dict[str, Tensor] = {}
-    count, waited, begun = 0, 0.0, time.perf_counter()
-    n_samples = 0
+        source = batches(start) if state.device.type == "cpu" else prefetch(batches(start))
+    sums = _Sums()
     with _Report(steps, start, progress) as report, _Stop() as stop:
         try:
             for step in range(start, steps):
-                asked = time.perf_counter()
-                batch = next(source, None)
+                with sums.waiting():
+                    batch = next(source, None)
                 if batch is None:
                     raise ValueError(f"batches ended at step {step}; {steps} steps need as many")
-                waited += time.perf_counter() - asked
-                pair = batch["pair"].to(device)
                 rate = learning_rate * schedule(step, steps)
-                for group in optimiser.param_groups:
-                    group["lr"] = rate
-                network.train()
-                with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
-                    output = network(pair)
+                with torch.autocast(state.device.type, torch.bfloat16, enabled=bfloat16):
+                    output = state.forward(batch, rate)
                 total, parts = loss(output, batch)
-                if not torch.isfinite(total):
-                    raise FloatingPointError(
-                        f"the loss is {float(total.detach())} at step {step}: lower the learning "
-                        f"rate, or look at the samples; {checkpoint} holds the last good state"
-                    )
-                optimiser.zero_grad(set_to_none=True)
-                total.backward()
-                if clip is not None:
-                    nn.utils.clip_grad_norm_(network.parameters(), clip)
-                optimiser.step()
-                if average:
-                    # Young averages forget the random start sooner.
-                    decay = min(average, (1.0 + step) / (10.0 + step))
-                    with torch.no_grad():
-                        torch._foreach_lerp_(
-                            list(averaged.parameters()), list(network.parameters()), 1.0 - decay
-                        )
+                state.update(step, total, clip)
                 done = step + 1
-                n_samples += len(pair)
-                count += 1
-                for name, value in {"loss": total, **parts}.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach()
+                last = done == steps
+                sums.add(len(batch["pair"]), {"loss": total, **parts})
                 report.advance()
-                if done % log_every == 0 or done == steps:
-                    elapsed = time.perf_counter() - begun
-                    row = {name: float(value) / count for name, value in sums.items()}
-                    row |= {
-                        "learning_rate": rate,
-                        "samples_per_second": n_samples / elapsed,
-                        "waited": waited / elapsed,
-                    }
+                if last or done % log_every == 0:
+                    row = sums.means(rate)
                     log.write({"step": done, **row})
                     report.line(done, row)
-                    sums, count, waited, n_samples = {}, 0, 0.0, 0
-                    begun = time.perf_counter()
-                if done % checkpoint_every == 0 or done == steps or stop.asked:
-                    save(done)
-                if stop.asked and done < steps:
-                    report.note(f"stopped after step {done}; {checkpoint} continues from there")
+                    sums = _Sums()
+                if last or done % checkpoint_every == 0 or stop.asked:
+                    state.save(done)
+                if stop.asked and not last:
+                    report.note(f"stopped after step {done}; {state.path} continues from there")
                     raise stop.asked
-                if evaluate_every and (done % evaluate_every == 0 or done == steps):
-                    measure(done)
+                if evaluate and evaluate_every and (last or done % evaluate_every == 0):
+                    figures = state.measure(evaluate)
+                    log.write({"step": done, **{k: float(v) for k, v in figures.items()}})
+                    report.line(done, figures)
         finally:
             if hasattr(source, "close"):
                 source.close()
             log.close()
-    return averaged.eval()
+    return state.averaged.eval()
 
 
-def _restore(
-    path: Path,
-    network: nn.Module,
-    averaged: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    device: torch.device,
-) -> int:
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"out holds {path}, which cannot be read ({type(error).__name__}: {error}); "
-            "remove it or train into another folder"
-        ) from error
-    try:
-        if state["version"] != _CHECKPOINT_VERSION:
-            raise KeyError(f"version {state['version']}")
-        network.load_state_dict(state["network"])
-        averaged.load_state_dict(state["averaged"])
-        optimiser.load_state_dict(state["optimiser"])
-        torch.set_rng_state(state["random"].cpu())
-        return int(state["step"])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(
-            f"out holds {path}, a checkpoint of another network or version; train into another "
-            f"folder, or with resume=False to begin again there ({error})"
-        ) from error
+class _State:
+    """A network in training: what a checkpoint holds, and one step of it."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        path: Path,
+        *,
+        seed: int,
+        average: float,
+    ):
+        self.network, self.optimiser, self.path = network, optimiser, path
+        self.seed, self.average = seed, average
+        self.device = next(network.parameters()).device
+        self.averaged = copy.deepcopy(network).requires_grad_(False) if average else network
+
+    def forward(self, batch: Mapping[str, Any], rate: float) -> Any:
+        """Output for a batch; the step that follows has this learning rate."""
+        pair = batch["pair"].to(self.device)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.network.train()
+        return self.network(pair)
+
+    def update(self, step: int, loss: Tensor, clip: float | None) -> None:
+        """One step down the gradient, and the average after it."""
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} at step {step}: lower the learning "
+                f"rate, or look at the samples; {self.path} holds the last good state"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), clip)
+        self.optimiser.step()
+        if self.average:
+            # Young averages forget the random start sooner.
+            decay = min(self.average, (1.0 + step) / (10.0 + step))
+            averaged, current = self.averaged.parameters(), self.network.parameters()
+            with torch.no_grad():
+                torch._foreach_lerp_(list(averaged), list(current), 1.0 - decay)
+
+    def measure(self, evaluate: Callable[[nn.Module], Mapping[str, float]]) -> Mapping[str, float]:
+        """Figures of the averaged network."""
+        self.averaged.eval()
+        with torch.no_grad():
+            return evaluate(self.averaged)
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint."""
+        state = {
+            "version": _CHECKPOINT_VERSION,
+            "step": step,
+            "seed": self.seed,
+            "network": self.network.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": torch.get_rng_state(),
+        }
+        with whole_file(self.path, sync=True) as file:
+            torch.save(state, file)
+
+    def restore(self) -> int:
+        """Read the checkpoint; the number of steps that it has behind it."""
+        try:
+            state = torch.load(self.path, map_location=self.device, weights_only=True)
+        except Exception as error:
+            raise ValueError(
+                f"out holds {self.path}, which cannot be read ({type(error).__name__}: {error}); "
+                "remove it or train into another folder"
+            ) from error
+        try:
+            if state["version"] != _CHECKPOINT_VERSION:
+                raise KeyError(f"version {state['version']}")
+            self.network.load_state_dict(state["network"])
+            self.averaged.load_state_dict(state["averaged"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            torch.set_rng_state(state["random"].cpu())
+            return int(state["step"])
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"out holds {self.path}, a checkpoint of another network or version; train into "
+                f"another folder, or with resume=False to begin again there ({error})"
+            ) from error
+
+
+class _Sums:
+    """Losses and times since the last line of the log."""
+
+    def __init__(self) -> None:
+        self._begun = time.perf_counter()
+        self._waited = 0.0
+        self._n_steps = self._n_samples = 0
+        self._losses: dict[str, Tensor] = {}
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time within the block as spent on samples."""
+        begun = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - begun
+
+    def add(self, n_samples: int, losses: Mapping[str, Tensor]) -> None:
+        """Count one step."""
+        self._n_steps += 1
+        self._n_samples += n_samples
+        for name, value in losses.items():
+            # Tensors are summed where they are: a number would wait for the device.
+            self._losses[name] = self._losses.get(name, 0.0) + value.detach()
+
+    def means(self, rate: float) -> dict[str, float]:
+        """A line of the log."""
+        elapsed = time.perf_counter() - self._begun
+        return {
+            **{name: float(value) / self._n_steps for name, value in self._losses.items()},
+            "learning_rate": rate,
+            "samples_per_second": self._n_samples / elapsed,
+            "waited": self._waited / elapsed,
+        }
 
 
 class _Log:
@@ -343,9 +334,8 @@ class _Log:
                 with contextlib.suppress(json.JSONDecodeError):
                     if json.loads(line).get("step", 0) <= start:
                         kept.append(line)
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text("".join(line + "\n" for line in kept))
-        os.replace(aside, path)
+        with whole_file(path) as file:
+            file.write("".join(line + "\n" for line in kept).encode())
         self._file = path.open("a")
 
     def write(self, row: Mapping[str, Any]) -> None:

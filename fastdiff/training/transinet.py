@@ -16,11 +16,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
-from .loop import constant, cosine, stepped, train, trapezoid
-from .networks import ATTENTION, TransiNet, TransiNetLite, compress, expand
+from fastdiff.core.stats import mad_sigma
+from fastdiff.evaluate import regions
+from fastdiff.kernels.image.match import match_psfs
+from fastdiff.kernels.image.tile import normalise_pairs
+from fastdiff.simulate import pairs as simulate_pairs
+
+from .export import export_onnx, provenance
+from .loop import train
+from .losses import multi_scale_l1, transinet_lite_loss
+from .networks import ATTENTION, TransiNet, TransiNetLite, compress
+from .schedules import Schedule, constant, cosine, stepped, trapezoid
 
 __all__ = [
     "InUnits",
@@ -67,9 +76,6 @@ def to_batch(made: Any, threads: int | None = 1, *, matched: bool = True) -> dic
         ``valid`` (n, 1, h, w): 1 where the target may be learnt, 0 where the science image
         is bad.
     """
-    from fastdiff.kernels.image.match import match_psfs
-    from fastdiff.kernels.image.tile import normalise_pairs
-
     bad_ref = ~np.isfinite(made.ref) | made.ref_mask
     bad_sci = ~np.isfinite(made.sci) | made.sci_mask
     pair, sigma, _ = normalise_pairs(made.ref, made.sci, bad_ref, bad_sci, threads=threads)
@@ -123,14 +129,12 @@ def samples(
     n_extra = round(batch * extra_fraction) if extra is not None else 0
 
     def make(start: int) -> Iterator[dict[str, Tensor]]:
-        from fastdiff import simulate
-
         step = start
         while True:
             n = batch - n_extra
             parts = []
             if n:
-                made = simulate.pairs(
+                made = simulate_pairs(
                     n,
                     shape,
                     seed=seed,
@@ -150,83 +154,6 @@ def samples(
     return make
 
 
-def multi_scale_l1(factor: float = ATTENTION) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Eq. 4 at every resolution: mean absolute error of the target times `factor` (K).
-
-    Targets of coarser predictions are means over their pixels; bad pixels do not count.
-    """
-
-    def loss(output: list[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        valid = batch["valid"].to(output[0].device)
-        target = batch["target"].to(valid.device) * factor * valid
-        total = output[0].new_zeros(())
-        parts = {}
-        for level, prediction in enumerate(output):
-            pooled, weight = _pool(target, 2**level), _pool(valid, 2**level)
-            error = (weight * prediction.float() - pooled).abs().mean()
-            total = total + error
-            if level == 0:
-                parts["full"] = error
-        return total, parts
-
-    return loss
-
-
-def _pool(x: Tensor, size: int) -> Tensor:
-    return x if size == 1 else functional.avg_pool2d(x, size, ceil_mode=True)
-
-
-def transinet_lite_loss(
-    attention: float = 3.0, multi_scale: float = 0.2, flux: float = 0.05
-) -> Callable[..., tuple[Tensor, dict[str, Tensor]]]:
-    """Absolute error of the compressed difference, with attention, coarse terms and fluxes.
-
-    Parameters
-    ----------
-    attention : float
-        Weight of pixels where the truth is 1 sigma or more, against 1 where it is zero;
-        linear between. The paper's K does this by scaling the target, which a compressed
-        target does not allow.
-    multi_scale : float
-        Weight of each coarser prediction. Its target is the sum over pixels divided by their
-        number on a side, so that noise keeps a sigma of 1.
-    flux : float
-        Weight of the flux term: for every image with a transient, the error of the summed
-        output over the truth's support (n pixels), in units of ``5 sqrt(n)`` sigma plus 5 %
-        of the flux; Huber's function of it.
-
-    Returns
-    -------
-    callable
-        ``loss(output, batch)`` for `train`.
-    """
-
-    def loss(output: list[Tensor], batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        target = batch["target"].to(output[0].device)
-        valid = batch["valid"].to(target.device)
-        parts: dict[str, Tensor] = {}
-        total = target.new_zeros(())
-        for scale, prediction in zip(TransiNetLite.scales, output, strict=True):
-            weight = _pool(valid, scale)
-            pooled = _pool(target * valid, scale) * scale
-            weight = weight * (1.0 + (attention - 1.0) * pooled.abs().clamp(max=1.0))
-            error = (weight * (prediction.float() - compress(pooled)).abs()).mean()
-            total = total + error * (1.0 if scale == 1 else multi_scale)
-            parts[f"l1_{scale}"] = error
-        support = (target.abs() > 0.1) * valid
-        n = support.sum((1, 2, 3))
-        # exp() of an early, wild prediction would drown everything else.
-        predicted = expand(output[0].float().clamp(-24.0, 24.0))
-        error = ((predicted - target) * support).sum((1, 2, 3))
-        unit = 5.0 * n.sqrt() + 0.05 * (target.abs() * support).sum((1, 2, 3))
-        unit = torch.where(n > 0, unit, torch.ones_like(unit))
-        huber = functional.huber_loss(error / unit, torch.zeros_like(error), reduction="sum")
-        parts["flux"] = huber / (n > 0).sum().clamp(min=1)
-        return total + flux * parts["flux"], parts
-
-    return loss
-
-
 def validation(
     n: int, shape: tuple[int, int], *, seed: int, preset: str, **parameters: Any
 ) -> Callable[[nn.Module], dict[str, float]]:
@@ -241,45 +168,48 @@ def validation(
     cached: list[dict[str, Tensor]] = []
 
     def evaluate(network: nn.Module) -> dict[str, float]:
-        from fastdiff import simulate
-        from fastdiff.evaluate import regions as detection
-
         if not cached:
-            made = simulate.pairs(
+            made = simulate_pairs(
                 n, shape, seed=seed + _VALIDATION_SEED, preset=preset, threads=1, **parameters
             )
             cached.append(to_batch(made))
         batch = cached[0]
         device = next(network.parameters()).device
         output = torch.cat([network(part.to(device)).cpu() for part in batch["pair"].split(64)])
-        target = batch["target"] * batch["valid"]
-        output = output * batch["valid"]
-        y, t = output[:, 0].numpy(), target[:, 0].numpy()
-        curve = detection.precision_recall(
-            np.abs(y), np.abs(t), np.geomspace(0.2, 5.0, 12), truth_threshold=_TRUTH_THRESHOLD
-        )
-        sums = np.maximum(curve.precision + curve.recall, 1e-9)
-        f1 = 2 * curve.precision * curve.recall / sums
-        best = int(np.nanargmax(np.where(np.isfinite(f1), f1, -1)))
-        regions = detection.truth_regions(np.abs(t), _TRUTH_THRESHOLD, values=t)
-        found = detection.detected(np.abs(y) >= curve.threshold[best], regions.labels)
-        bright = regions.snr > 10
-        fluxes = detection.sum_regions(y, regions.labels)
-        error = fluxes[bright] / regions.flux[bright] - 1
-        bias = float(np.median(error)) if len(error) else 0.0
-        return {
-            "f1": f1[best],
-            "threshold": curve.threshold[best],
-            "precision": curve.precision[best],
-            "recall": curve.recall[best],
-            "recall_snr10": float(found[bright].mean()) if bright.any() else float("nan"),
-            "false_per_image": curve.fp[best] / len(y),
-            "flux_bias": bias,
-            "flux_scatter": 1.4826 * float(np.median(np.abs(error - bias))) if len(error) else 0.0,
-            "l1": float((compress(output) - compress(target)).abs().mean()),
-        }
+        output, target = output * batch["valid"], batch["target"] * batch["valid"]
+        found = _detection_figures(output[:, 0].numpy(), target[:, 0].numpy())
+        return {**found, "l1": float((compress(output) - compress(target)).abs().mean())}
 
     return evaluate
+
+
+def _detection_figures(output: NDArray[Any], target: NDArray[Any]) -> dict[str, float]:
+    """What `validation` tells of the regions of an output, (n, h, w) in sigma."""
+    curve = regions.precision_recall(
+        np.abs(output),
+        np.abs(target),
+        np.geomspace(0.2, 5.0, 12),
+        truth_threshold=_TRUTH_THRESHOLD,
+    )
+    sums = np.maximum(curve.precision + curve.recall, 1e-9)
+    f1 = 2 * curve.precision * curve.recall / sums
+    best = int(np.nanargmax(np.where(np.isfinite(f1), f1, -1)))
+    truth = regions.truth_regions(np.abs(target), _TRUTH_THRESHOLD, values=target)
+    found = regions.detected(np.abs(output) >= curve.threshold[best], truth.labels)
+    bright = truth.snr > 10
+    fluxes = regions.sum_regions(output, truth.labels)
+    error = fluxes[bright] / truth.flux[bright] - 1
+    bias = float(np.median(error)) if len(error) else 0.0
+    return {
+        "f1": f1[best],
+        "threshold": curve.threshold[best],
+        "precision": curve.precision[best],
+        "recall": curve.recall[best],
+        "recall_snr10": float(found[bright].mean()) if bright.any() else float("nan"),
+        "false_per_image": curve.fp[best] / len(output),
+        "flux_bias": bias,
+        "flux_scatter": float(mad_sigma(error, bias)) if len(error) else 0.0,
+    }
 
 
 def train_transinet_lite(
@@ -352,13 +282,7 @@ def train_transinet_lite(
     pathlib.Path
         The ONNX file.
     """
-    schedules = {
-        "trapezoid": trapezoid(warm_up, decay),
-        "cosine": cosine(warm_up),
-        "constant": constant,
-    }
-    if schedule not in schedules:
-        raise ValueError(f"schedule is {schedule!r}; it must be one of {', '.join(schedules)}")
+    rates = _schedule(schedule, warm_up, decay)
     if size % TransiNetLite.stride or size < TransiNetLite.stride:
         raise ValueError(f"size is {size}; it must be a multiple of {TransiNetLite.stride} pixels")
     if threads is not None:
@@ -367,41 +291,20 @@ def train_transinet_lite(
     torch.manual_seed(seed)
     network: nn.Module = TransiNetLite(channels)
     if initial is not None:
-        network = load_transinet_lite(initial)
-        for parameter in network.parameters():
-            parameter.requires_grad_(True)
-    network = network.to(device, memory_format=torch.channels_last)
-    check = None
-    if evaluate_every:
-        check = validation(n_validation, (size, size), seed=seed, preset=preset, **parameters)
+        network = load_transinet_lite(initial).requires_grad_(True)
+    scene = {"seed": seed, "preset": preset, **parameters}
     network = train(
-        network,
+        network.to(device, memory_format=torch.channels_last),
         samples(
-            batch,
-            (size, size),
-            seed=seed,
-            preset=preset,
-            extra=extra,
-            extra_fraction=extra_fraction,
-            threads=threads,
-            **parameters,
+            batch, (size, size), extra=extra, extra_fraction=extra_fraction, threads=threads,
+            **scene,
         ),
         transinet_lite_loss(attention, multi_scale, flux),
-        steps=steps,
-        out=out,
-        seed=seed,
-        learning_rate=learning_rate,
-        schedule=schedules[schedule],
-        weight_decay=weight_decay,
-        clip=clip,
-        average=average,
-        checkpoint_every=checkpoint_every,
-        resume=resume,
-        evaluate=check,
-        evaluate_every=evaluate_every,
-        log_every=log_every,
-        progress=progress,
-    )
+        steps=steps, out=out, seed=seed, learning_rate=learning_rate, schedule=rates,
+        weight_decay=weight_decay, clip=clip, average=average, checkpoint_every=checkpoint_every,
+        evaluate=validation(n_validation, (size, size), **scene) if evaluate_every else None,
+        evaluate_every=evaluate_every, log_every=log_every, resume=resume, progress=progress,
+    )  # fmt: skip
     recipe = (
         f"transinet-lite, channels {channels}, preset {preset}, parameters {parameters}, "
         f"seed {seed}, {steps} steps of {batch} pairs of {size} x {size}, "
@@ -410,6 +313,17 @@ def train_transinet_lite(
     )
     path = Path(out) / "transinet-lite.onnx"
     return _export(network.cpu(), path, recipe, stride=16, matched=True)
+
+
+def _schedule(name: str, warm_up: int, decay: float) -> Schedule:
+    schedules = {
+        "trapezoid": trapezoid(warm_up, decay),
+        "cosine": cosine(warm_up),
+        "constant": constant,
+    }
+    if name not in schedules:
+        raise ValueError(f"schedule is {name!r}; it must be one of {', '.join(schedules)}")
+    return schedules[name]
 
 
 def load_transinet_lite(checkpoint: str | os.PathLike[str], averaged: bool = True) -> TransiNetLite:
@@ -531,8 +445,6 @@ def train_transinet(
 def _export(
     network: nn.Module, path: Path, recipe: str, stride: int, matched: bool = False
 ) -> Path:
-    from .export import export_onnx, provenance
-
     metadata = {"provenance": provenance(recipe), "stride": str(stride)}
     export_onnx(network, path, metadata, matched=matched)
     return path
