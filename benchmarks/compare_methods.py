@@ -26,7 +26,7 @@ from quality_transinet import (
 )
 
 import fastdiff
-from fastdiff.evaluate import regions as detection
+from fastdiff.evaluate import positions
 from fastdiff.training.real import ztf_stamps
 
 METHODS = ("transinet", "psf-match", "zogy")
@@ -52,7 +52,7 @@ def table(title: str, rows: dict[str, dict]) -> list[str]:
 
 def score(found, truth, centres, n_images: int, usable, ignored=None) -> dict:
     """Recall in bins of S/N, false candidates an image, flux error above S/N 10."""
-    matches = detection.match_positions(found, centres, RADIUS)
+    matches = positions.match_positions(found, centres, RADIUS)
     hit = np.zeros(len(truth["x"]), bool)
     hit[matches.truth] = True
     ratio = np.full(len(hit), np.nan)

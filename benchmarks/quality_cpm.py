@@ -20,7 +20,7 @@ import common
 import numpy as np
 
 import fastdiff
-from fastdiff.io import fits
+from fastdiff.io import cubes
 
 EXCLUSIONS = (None, (-1, 2.0), (-1, 5.5), (1, 4.0), (2, 4.5))
 PERIOD, EPOCH, HALF = 18.16406, 180.8117, 0.055  # days, BJD - 2454833, half of the flat part
@@ -54,7 +54,7 @@ def flare(time: np.ndarray, flux: np.ndarray) -> str:
 
 def measure(path: Path) -> tuple[list[dict[str, Any]], tuple[Any, ...]]:
     """Rows of the table, and the curves of the picture."""
-    cube = fits.read_cube(path, True)
+    cube = cubes.read_cube(path, True)
     mean = np.nanmean(np.where(cube.mask[:, None, None], np.nan, cube.cube), axis=0)
     y, x = (int(i) for i in np.unravel_index(np.nanargmax(mean), mean.shape))
     box = np.s_[:, max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2]

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import fastdiff
-from fastdiff.evaluate import regions as detection
+from fastdiff.evaluate import positions
 from fastdiff.simulate.inject import measure_fwhm, point_source
 from fastdiff.training.real import ZTF_GAIN, ztf_stamps
 
@@ -55,7 +55,7 @@ def report(title: str, snr, found, ratio, n_false: int, n_images: int, bins=BINS
         "| S/N | n | recall | flux bias | flux scatter |",
         "|---|---|---|---|---|",
     ]
-    for row in detection.by_snr(snr, found, ratio, bins):
+    for row in positions.by_snr(snr, found, ratio, bins):
         lines.append(
             f"| {row['low']:g}-{row['high']:g} | {row['n']} | {row['recall']:.3f} "
             f"| {row['flux_bias']:+.3f} | {row['flux_scatter']:.3f} |"
@@ -94,7 +94,7 @@ def simulated(
         difference = subtract(made.ref, made.sci)
         found = fastdiff.find_transients(difference, THRESHOLD)
         truth = made.transients
-        matches = detection.match_positions(found, visible_centres(truth, made.truth), RADIUS)
+        matches = positions.match_positions(found, visible_centres(truth, made.truth), RADIUS)
         hit = np.zeros(len(truth), bool)
         hit[matches.truth] = True
         ratio = np.full(len(truth), np.nan)
@@ -156,7 +156,7 @@ def by_galsim(subtract, n: int, seed: int, pictures: Path | None) -> list[str]:
     made = pairs(n, 256, seed)
     difference = subtract(made.ref, made.sci)
     found, truth = fastdiff.find_transients(difference, THRESHOLD), made.truth
-    matches = detection.match_positions(found, truth, RADIUS)
+    matches = positions.match_positions(found, truth, RADIUS)
     hit = np.zeros(len(truth["x"]), bool)
     hit[matches.truth] = True
     ratio = np.full(len(hit), np.nan)
@@ -179,7 +179,7 @@ def paper(subtract, seed: int) -> list[str]:
     found = fastdiff.find_transients(difference, THRESHOLD)
     truth = made.transients
     truth = truth[(truth["x"] > 0) & (truth["x"] < 139) & (truth["y"] > 0) & (truth["y"] < 139)]
-    matches = detection.match_positions(found, truth, 6.0)  # FWHM 4.7-11.8 px
+    matches = positions.match_positions(found, truth, 6.0)  # FWHM 4.7-11.8 px
     tp, fp = len(matches.truth), len(found) - len(matches.truth)
     return [
         "### The paper's setting (preset `paper`, 140 x 140), its Table 1",
@@ -246,7 +246,7 @@ def matched_filter(image: np.ndarray, fwhm: float) -> list[tuple[float, float, f
 
 def score(tables, truth, n: int, title: str) -> list[str]:
     """Recall and false regions of found (image, x, y, flux) on the ZTF stamps."""
-    matches = detection.match_positions(tables, truth, RADIUS)
+    matches = positions.match_positions(tables, truth, RADIUS)
     hit = np.zeros(len(truth["x"]), bool)
     hit[matches.truth] = True
     ratio = np.full(len(hit), np.nan)
@@ -290,7 +290,7 @@ def ztf(subtract, folder: Path, split: str, pictures: Path | None) -> list[str]:
                 draw(pictures / "ztf_false.png", stamps[:, 1], scis, difference, found[~explained])
                 missed = np.setdiff1d(
                     np.flatnonzero(truth["snr"] > 10),
-                    detection.match_positions(found, truth, RADIUS).truth,
+                    positions.match_positions(found, truth, RADIUS).truth,
                 )
                 draw(
                     pictures / "ztf_missed.png",

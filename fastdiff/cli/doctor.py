@@ -10,11 +10,17 @@ import sys
 import time
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import typer
 from rich.console import Console
 from rich.markup import escape
+
+from fastdiff import core
+
+from .shared import app, example, out
 
 BASE = ("numpy", "scipy", "numba", "astropy", "onnxruntime")
 OPTIONAL = {
@@ -27,6 +33,13 @@ OPTIONAL = {
     "tensorrt": "tensorrt",
     "tensorrt-rtx": "tensorrt-rtx",
 }
+
+
+@app.command(epilog=example("fastdiff doctor"))
+def doctor() -> None:
+    """Print versions, devices, back ends, models and compile times; exit 1 if one is broken."""
+    if not examine(out):
+        raise typer.Exit(1)
 
 
 def examine(console: Console) -> bool:
@@ -62,9 +75,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _versions(say: Callable[[str], None]) -> bool:
-    import fastdiff
-
-    say(f"{'fastdiff':<14}{_version('fastdiff-astro')} in {os.path.dirname(fastdiff.__file__)}")
+    say(f"{'fastdiff':<14}{_version('fastdiff-astro')} in {Path(core.__file__).parents[1]}")
     say(f"{'python':<14}{platform.python_version()} {sys.executable}")
     for name in BASE:
         say(f"{name:<14}{_version(name) or 'missing'}")
@@ -115,10 +126,8 @@ def _backends(say: Callable[[str], None]) -> bool:
     from fastdiff.models import model
 
     works = False
-    for name, module in model._BACKENDS.items():
-        import importlib
-
-        reason = importlib.import_module(module).unavailable(name)
+    for name in model.BACKENDS:
+        reason = model.unavailable(name)
         works |= reason is None
         say(f"{name:<18}{'ready' if reason is None else 'no: ' + reason}")
     return works
@@ -158,14 +167,15 @@ def _card(name: str) -> str:
 
 
 def _first_call(say: Callable[[str], None]) -> bool:
-    import fastdiff
+    from fastdiff.difference.api import subtract_batch
+    from fastdiff.simulate import pairs
 
     begun = time.perf_counter()
-    pair = fastdiff.simulate.pairs(1, (128, 128), seed=1)
+    pair = pairs(1, (128, 128), seed=1)
     simulated = time.perf_counter()
-    difference = fastdiff.subtract_batch(pair.ref, pair.sci)
+    difference = subtract_batch(pair.ref, pair.sci)
     first = time.perf_counter()
-    fastdiff.subtract_batch(pair.ref, pair.sci)
+    subtract_batch(pair.ref, pair.sci)
     again = time.perf_counter()
     say(f"simulate a 128 x 128 pair  {simulated - begun:.2f} s")
     say(f"subtract it, first time    {first - simulated:.2f} s")

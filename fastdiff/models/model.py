@@ -26,7 +26,7 @@ WEIGHTS = pathlib.Path(__file__).parent / "weights"
 
 # Back end -> the module that has its `unavailable(backend)` and `Session(path, backend, threads)`.
 # "auto" takes the first that starts; the CPU comes last.
-_BACKENDS = {
+BACKENDS = {
     "onnxruntime-cuda": "fastdiff.models.onnxruntime",
     "onnxruntime-cpu": "fastdiff.models.onnxruntime",
 }
@@ -44,6 +44,11 @@ def _new_lock() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_new_lock)
+
+
+def unavailable(backend: str) -> str | None:
+    """Why a back end cannot run in this installation, or None if it can be tried."""
+    return importlib.import_module(BACKENDS[backend]).unavailable(backend)
 
 
 class Model:
@@ -170,10 +175,10 @@ def load_model(
     RuntimeError
         If a back end that was asked for by name does not run here.
     """
-    if backend != "auto" and backend not in _BACKENDS:
+    if backend != "auto" and backend not in BACKENDS:
         raise ValueError(
             f"backend is {backend!r}; known back ends are 'auto', "
-            + ", ".join(repr(known) for known in _BACKENDS)
+            + ", ".join(repr(known) for known in BACKENDS)
         )
     threads = check_threads(threads)
     path = _resolve(name_or_path)
@@ -213,7 +218,7 @@ def _resolve(name_or_path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def _open(path: pathlib.Path, backend: str, threads: int) -> Session:
-    module = importlib.import_module(_BACKENDS[backend])
+    module = importlib.import_module(BACKENDS[backend])
     reason = module.unavailable(backend)
     if reason is not None:
         raise RuntimeError(f"backend {backend!r} was asked for, but {reason}")
@@ -230,9 +235,9 @@ def _open(path: pathlib.Path, backend: str, threads: int) -> Session:
 
 
 def _open_first(path: pathlib.Path, threads: int) -> tuple[str, Session]:
-    *preferred, last = _BACKENDS
+    *preferred, last = BACKENDS
     for backend in preferred:
-        reason = importlib.import_module(_BACKENDS[backend]).unavailable(backend)
+        reason = unavailable(backend)
         # Without a device the CPU is no fallback but what the machine has.
         tell = reason is None or jit.cuda_available()
         if reason is None:

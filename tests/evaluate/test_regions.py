@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fastdiff.evaluate import regions as detection
+from fastdiff.evaluate import regions
 from tests.evaluate.reference import evaluate as reference
 
 
@@ -13,10 +13,10 @@ def picture(text):
 
 def test_label_joins_diagonal_neighbours_but_not_images():
     image = picture("#... .#.. ...# ...#")
-    labels, n = detection.label(image)
+    labels, n = regions.label(image)
     assert n == 2
     assert labels[0, 0] == labels[1, 1] != labels[2, 3]
-    labels, n = detection.label(np.stack([image, image]))
+    labels, n = regions.label(np.stack([image, image]))
     assert n == 4
     assert not set(np.unique(labels[0])) & set(np.unique(labels[1])) - {0}
 
@@ -24,7 +24,7 @@ def test_label_joins_diagonal_neighbours_but_not_images():
 def test_count_of_a_hit_a_false_alarm_and_a_miss():
     truth = picture("##...... ##...... ......## ........")
     output = picture("........ .#..#... ........ ........")
-    counts = detection.count(output, truth)
+    counts = regions.count(output, truth)
     assert (counts.tp, counts.fp, counts.fn, counts.found) == (1, 1, 1, 1)
     assert counts.precision == counts.recall == counts.contamination == 0.5
 
@@ -32,17 +32,17 @@ def test_count_of_a_hit_a_false_alarm_and_a_miss():
 def test_count_when_one_region_covers_two_sources_or_is_split():
     two = picture("##...## ##...##")
     one = picture("####### #######")
-    merged = detection.count(one, two)
+    merged = regions.count(one, two)
     assert (merged.tp, merged.found) == (1, 2)
     assert merged.precision == merged.recall == 1.0
-    split = detection.count(two, one)
+    split = regions.count(two, one)
     assert (split.tp, split.found) == (2, 1)
     assert split.precision == split.recall == 1.0
 
 
 def test_ratios_of_nothing_are_nan():
     nothing = np.zeros((4, 4), bool)
-    counts = detection.count(nothing, nothing)
+    counts = regions.count(nothing, nothing)
     assert np.isnan(counts.precision) and np.isnan(counts.recall)
 
 
@@ -52,7 +52,7 @@ def test_precision_recall_equals_brute_force(seed):
     output = rng.normal(size=(3, 12, 14))
     truth = rng.uniform(size=(3, 12, 14)) * (rng.uniform(size=(3, 12, 14)) > 0.85)
     levels = [-1.0, 0.5, 1.0, 1.7, 9.0]
-    curve = detection.precision_recall(output, truth, levels, truth_threshold=0.3)
+    curve = regions.precision_recall(output, truth, levels, truth_threshold=0.3)
     for k, level in enumerate(levels):
         expected = np.sum(
             [reference.counts(y >= level, t >= 0.3) for y, t in zip(output, truth, strict=True)],
@@ -67,7 +67,7 @@ def test_precision_recall_equals_brute_force(seed):
 def test_default_thresholds_are_the_papers():
     rng = np.random.default_rng(0)
     output = rng.normal(size=(2, 32, 32)) * np.array([1.0, 7.0])[:, None, None]
-    levels = detection.thresholds(output)
+    levels = regions.thresholds(output)
     assert levels.shape == (2, 101)
     np.testing.assert_allclose(levels[:, 0], 1e-4 * output.std(axis=(1, 2)))
     np.testing.assert_allclose(levels[:, -1], 100 * output.std(axis=(1, 2)))
@@ -75,8 +75,8 @@ def test_default_thresholds_are_the_papers():
     # Relative thresholds: the unit of an image does not matter.
     truth = np.zeros_like(output)
     truth[:, 5, 5] = 1
-    a = detection.precision_recall(output, truth)
-    b = detection.precision_recall(output * 1000, truth)
+    a = regions.precision_recall(output, truth)
+    b = regions.precision_recall(output * 1000, truth)
     assert np.array_equal(a.tp, b.tp) and np.array_equal(a.fp, b.fp)
 
 
@@ -86,18 +86,18 @@ def test_blank_images_have_no_detections():
     output[1, 3, 3] = 10.0
     truth = np.zeros_like(output)
     truth[:, 3, 3] = 1
-    assert detection.is_blank(output).tolist() == [True, False]
+    assert regions.is_blank(output).tolist() == [True, False]
     level = [5e-4]
-    assert detection.precision_recall(output, truth, level).recall[0] == 1.0
-    kept = detection.precision_recall(output, truth, level, blank=1e-3)
+    assert regions.precision_recall(output, truth, level).recall[0] == 1.0
+    kept = regions.precision_recall(output, truth, level, blank=1e-3)
     assert kept.recall[0] == 0.5 and kept.precision[0] == 1.0
 
 
 def test_is_blank_leaves_nan_out():
     image = np.full((8, 8), np.nan)
-    assert detection.is_blank(image[None]).tolist() == [True]
+    assert regions.is_blank(image[None]).tolist() == [True]
     image[:, :4] = np.arange(4)
-    assert not detection.is_blank(image)
+    assert not regions.is_blank(image)
 
 
 def test_truth_regions_sum_signed_fluxes_and_matched_filter_snr():
@@ -106,7 +106,7 @@ def test_truth_regions_sum_signed_fluxes_and_matched_filter_snr():
     truth = np.zeros((2, 40, 40))
     truth[0] = 3 * star - 5 * np.roll(star, (15, 15), (0, 1))
     truth[1] = 8 * star
-    found = detection.truth_regions(np.abs(truth), 1e-3, values=truth)
+    found = regions.truth_regions(np.abs(truth), 1e-3, values=truth)
     area = 2 * np.pi * 4
     assert found.image.tolist() == [0, 0, 1]
     np.testing.assert_allclose(found.flux, [3 * area, -5 * area, 8 * area], rtol=2e-3)
@@ -116,67 +116,16 @@ def test_truth_regions_sum_signed_fluxes_and_matched_filter_snr():
     )
     output = np.zeros_like(truth)
     output[0, 10, 10] = output[1, 9, 11] = 1
-    assert detection.detected(output > 0, found.labels).tolist() == [True, False, True]
-    assert detection.sum_regions(output, found.labels).tolist() == [1, 0, 1]
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_match_positions_equals_brute_force(seed):
-    rng = np.random.default_rng(seed)
-
-    def table(n):
-        return {
-            "x": rng.uniform(0, 20, n),
-            "y": rng.uniform(0, 20, n),
-            "image": rng.integers(0, 3, n),
-        }
-
-    detections, truth = table(40), table(30)
-    matches = detection.match_positions(detections, truth, radius=3.0)
-    rows = [np.stack([t["x"], t["y"], t["image"]], axis=1) for t in (detections, truth)]
-    got = set(zip(matches.detection.tolist(), matches.truth.tolist(), strict=True))
-    assert got == reference.greedy_pairs(*rows, 3.0)
-    assert matches.found.sum() == (~matches.false).sum() == len(got)
-    counts = matches.counts
-    assert (counts.tp + counts.fp, counts.found + counts.fn) == (40, 30)
-    np.testing.assert_allclose(
-        matches.distance,
-        np.hypot(*(rows[0][matches.detection] - rows[1][matches.truth])[:, :2].T),
-    )
-
-
-def test_match_positions_without_sources_or_detections():
-    some, none = {"x": [1.0], "y": [2.0]}, {"x": [], "y": []}
-    assert detection.match_positions(some, none).counts == detection.Counts(0, 1, 0, 0)
-    assert detection.match_positions(none, some).counts == detection.Counts(0, 0, 1, 0)
-
-
-def test_match_positions_reads_astropy_tables():
-    table = pytest.importorskip("astropy.table").Table({"x": [3.0], "y": [4.0], "image": [1]})
-    assert detection.match_positions(table, table, 0.5).counts.tp == 1
-
-
-def test_by_snr_bins_recall_and_flux_errors():
-    snr = np.array([5.0, 6, 8, -9, 10, 12, 500])
-    found = np.array([True, False, True, True, True, False, True])
-    ratio = np.array([0.9, 5.0, 1.1, 1.3, np.nan, 7.0, 1.0])
-    rows = detection.by_snr(snr, found, ratio, edges=(5, 7, 10, 20, 30))
-    assert [r["n"] for r in rows] == [2, 2, 2, 0]
-    assert [r["recall"] for r in rows[:3]] == [0.5, 1.0, 0.5]
-    np.testing.assert_allclose([r["flux_bias"] for r in rows], [-0.1, 0.2, np.nan, np.nan])
-    np.testing.assert_allclose(rows[1]["flux_scatter"], 1.4826 * 0.1)
-    assert np.isnan(rows[3]["recall"])
+    assert regions.detected(output > 0, found.labels).tolist() == [True, False, True]
+    assert regions.sum_regions(output, found.labels).tolist() == [1, 0, 1]
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: detection.label(np.zeros(3)), r"binary has shape \(3,\)"),
-        (lambda: detection.count(np.zeros((2, 2)), np.zeros((2, 3))), "must be equal"),
-        (lambda: detection.match_positions({"x": [1]}, {"x": [1], "y": [1]}), "x and y"),
-        (lambda: detection.match_positions({"x": [], "y": []}, {}, 0), "radius is 0"),
-        (lambda: detection.by_snr([1.0], [True, False]), "one length"),
-        (lambda: detection.truth_regions(np.zeros((2, 2))), r"must be \(n, ny, nx\)"),
+        (lambda: regions.label(np.zeros(3)), r"binary has shape \(3,\)"),
+        (lambda: regions.count(np.zeros((2, 2)), np.zeros((2, 3))), "must be equal"),
+        (lambda: regions.truth_regions(np.zeros((2, 2))), r"must be \(n, ny, nx\)"),
     ],
 )
 def test_messages(call, message):

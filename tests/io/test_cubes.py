@@ -3,13 +3,9 @@
 import numpy as np
 import pytest
 from astropy.io import fits as afits
-from astropy.table import Table
-from typer.testing import CliRunner
 
 from fastdiff import cpm_subtract
-from fastdiff.cli import app as cli
-from fastdiff.cubes.tile import Tile
-from fastdiff.io import fits
+from fastdiff.io import cubes
 
 N, SHAPE = 90, (9, 10)
 
@@ -45,13 +41,13 @@ def target_pixels(path, cube, n_bad=5):
 def test_target_pixels(tmp_path):
     cube = drifting()
     time, quality = target_pixels(tmp_path / "tpf.fits", cube)
-    read = fits.read_cube(tmp_path / "tpf.fits")
+    read = cubes.read_cube(tmp_path / "tpf.fits")
     np.testing.assert_array_equal(read.cube, cube)
     assert read.cube.dtype == np.float32
     np.testing.assert_array_equal(read.time, time)
     np.testing.assert_array_equal(read.mask, (quality != 0) | np.isnan(time))
     np.testing.assert_allclose(read.error, 0.2)
-    assert fits.read_cube(tmp_path / "tpf.fits", quality=False).mask.sum() == 1
+    assert cubes.read_cube(tmp_path / "tpf.fits", quality=False).mask.sum() == 1
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2"])
@@ -60,12 +56,12 @@ def test_three_dimensional_images_and_arrays(tmp_path, dtype):
     afits.HDUList([afits.PrimaryHDU(), afits.ImageHDU(cube)]).writeto(tmp_path / "cube.fits.gz")
     np.save(tmp_path / "cube.npy", cube)
     for name in ("cube.fits.gz", "cube.npy"):
-        read = fits.read_cube(tmp_path / name)
+        read = cubes.read_cube(tmp_path / name)
         np.testing.assert_array_equal(read.cube, cube)
         assert read.cube.dtype.isnative
         np.testing.assert_array_equal(read.time, np.arange(N))
         assert not read.mask.any()
-    assert isinstance(fits.read_cube(tmp_path / "cube.npy").cube, np.memmap)
+    assert isinstance(cubes.read_cube(tmp_path / "cube.npy").cube, np.memmap)
 
 
 @pytest.mark.parametrize("dtype", ["u1", ">i2", ">i4", ">f4", ">f8"])
@@ -73,7 +69,7 @@ def test_images_are_mapped(tmp_path, dtype):
     cube = np.clip(drifting(), 0, 255).astype(dtype)
     path = tmp_path / "cube.fits"
     afits.HDUList([afits.PrimaryHDU(), afits.ImageHDU(cube)]).writeto(path)
-    read = fits.read_cube(path).cube
+    read = cubes.read_cube(path).cube
     assert isinstance(read, np.memmap)
     np.testing.assert_array_equal(read, cube)
     result = cpm_subtract(read, n_predictors=40, ridge=1.0)
@@ -89,98 +85,27 @@ def test_scaled_and_compressed_images_are_read(tmp_path):
     afits.HDUList([afits.PrimaryHDU(), afits.ImageHDU(cube)]).writeto(plain)
     afits.HDUList([afits.PrimaryHDU(), afits.CompImageHDU(cube.astype("i4"))]).writeto(packed)
     for path in (plain, packed):
-        np.testing.assert_array_equal(fits.read_cube(path).cube, cube)
+        np.testing.assert_array_equal(cubes.read_cube(path).cube, cube)
 
 
 def test_files_without_a_cube(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        fits.read_cube(tmp_path / "absent.npy")
+        cubes.read_cube(tmp_path / "absent.npy")
     afits.PrimaryHDU(np.zeros((5, 5))).writeto(tmp_path / "image.fits")
     with pytest.raises(ValueError, match="holds no cube: neither target pixels"):
-        fits.read_cube(tmp_path / "image.fits")
+        cubes.read_cube(tmp_path / "image.fits")
     np.save(tmp_path / "flat.npy", np.zeros((5, 5)))
     with pytest.raises(ValueError, match=r"has shape \(5, 5\); a cube is"):
-        fits.read_cube(tmp_path / "flat.npy")
+        cubes.read_cube(tmp_path / "flat.npy")
     (tmp_path / "broken.npy").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read as an array"):
-        fits.read_cube(tmp_path / "broken.npy")
-
-
-def run(*words, code=0):
-    done = CliRunner().invoke(cli.app, ["cpm", *(str(word) for word in words)])
-    assert done.exit_code == code, done.output
-    return " ".join(done.output.split())
-
-
-def test_command(tmp_path):
-    cube = drifting()
-    target_pixels(tmp_path / "tpf.fits", cube)
-    out = tmp_path / "out.fits"
-    text = run(tmp_path / "tpf.fits", "-o", out, "--predictors", 40, "--aperture", 1)
-    assert "y 4, x 5" in text
-    read = fits.read_cube(tmp_path / "tpf.fits")
-    expected = cpm_subtract(cube, mask=read.mask, n_predictors=40)
-    with afits.open(out) as hdus:
-        image = hdus["DIFFERENCE"].data
-        np.testing.assert_allclose(image, expected.image, atol=1e-4)
-        np.testing.assert_allclose(hdus["RMS"].data, expected.rms, rtol=1e-5)
-        np.testing.assert_array_equal(hdus["NPRED"].data, expected.n_predictors)
-        np.testing.assert_array_equal(hdus["EPOCHS"].data["masked"], read.mask)
-        assert any("cpm of tpf.fits" in str(line) for line in hdus[0].header["HISTORY"])
-        assert hdus[0].header["RIDGE"] == pytest.approx(expected.ridge)
-    curves = Table.read(tmp_path / "out.variables.ecsv")
-    flux = np.asarray(curves["flux_y4_x5"], float)
-    np.testing.assert_allclose(flux[~read.mask], expected.image[~read.mask, 4, 5], atol=1e-3)
-    assert np.nanargmax(flux) in range(40, 44)
-    assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_command_with_options_and_failures(tmp_path):
-    np.save(tmp_path / "cube.npy", drifting())
-    out = tmp_path / "out.fits"
-    words = ["--holdout", 0, "--ridge", 10, "--no-png", "--threads", 1]
-    run(tmp_path / "cube.npy", "-o", out, *words)
-    assert {p.name for p in tmp_path.iterdir()} == {"cube.npy", "out.fits", "out.variables.ecsv"}
-    with afits.open(out) as hdus:
-        assert hdus[0].header["RIDGE"] == 10
-    text = run(tmp_path / "cube.npy", "-o", tmp_path / "no" / "x.fits", code=1)
-    assert "failed: the folder" in text
-    assert "failed: holdout is 200 folds" in run(tmp_path / "cube.npy", "--holdout", 200, code=1)
-    assert "failed: there is no file" in run(tmp_path / "absent.fits", code=1)
-
-
-def test_interrupted_command_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastdiff.cubes.cube._WHOLE", 10)
-    monkeypatch.setattr("fastdiff.cubes.cube._TILE", 5)
-    np.save(tmp_path / "cube.npy", drifting())
-    words = [tmp_path / "cube.npy", "-o", tmp_path / "out.fits", "--no-png", "--predictors", 40]
-    run(*words)
-    expected = (tmp_path / "out.fits").read_bytes()
-    (tmp_path / "out.fits").unlink()
-    fit, fitted = Tile.fit, []
-
-    def stop_at_the_third(*arguments):
-        fitted.append(arguments)
-        if len(fitted) == 3:
-            raise KeyboardInterrupt
-        return fit(*arguments)
-
-    monkeypatch.setattr(Tile, "fit", stop_at_the_third)
-    assert "kept in" in run(*words, code=130)
-    part = {"out.part.npy", "out.part.npz"}
-    assert part <= {p.name for p in tmp_path.iterdir()}
-    assert "of another cube or of other options" in run(*words, "--holdout", 5, code=1)
-    done = len(fitted)
-    assert "going on from" in run(*words)
-    assert len(fitted) - done == 2  # of 2 x 2 tiles
-    assert (tmp_path / "out.fits").read_bytes() == expected
-    assert not part & {p.name for p in tmp_path.iterdir()}
+        cubes.read_cube(tmp_path / "broken.npy")
 
 
 def test_real_target_pixels(data_folder):
     """K2, 10 x 11 pixels: the telescope's motion goes, a flare of 12 hours stays."""
     (path,) = (data_folder / "k2_tess").glob("ktwo*.fits")
-    read = fits.read_cube(path)
+    read = cubes.read_cube(path)
     result = cpm_subtract(read.cube, mask=read.mask)
     assert "are small" in result.meta["notes"][0]
     assert np.isnan(result.image[:, np.isnan(read.cube).all(0)]).all()
