@@ -2,7 +2,8 @@
 
 A kernel is written once, as functions of one item (a pixel, a tile, a sample), marked
 ``@item``. Two thin loops call them: one marked ``@cpu_loop``, which takes a half-open
-range of items as its first two arguments, and one marked ``@cuda_kernel``.
+range of items as its first two arguments, and one marked ``@cuda_kernel``; `declare` makes
+both from one declaration.
 
 Threads are Python threads over ranges of items (the compiled loops release the GIL),
 not ``numba.prange``: the number of threads then belongs to the call and not to the
@@ -18,6 +19,7 @@ import hashlib
 import os
 import pathlib
 import sys
+import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -27,31 +29,64 @@ from typing import Any
 import numpy as np
 
 
-def _key_cache_on_sources() -> None:
-    """Give Numba a cache folder named after the kernels' sources.
-
-    Numba's own key is the caller's file only: after a change in another file it would
-    run stale machine code.
-    """
-    if "NUMBA_CACHE_DIR" in os.environ:
-        return
+def _source_key() -> str:
+    """Hash of all sources of the kernels, those in folders too."""
     digest = hashlib.sha256(__name__.encode())  # cached code imports its module by name
-    for source in sorted(pathlib.Path(__file__).parent.rglob("*.py")):
-        digest.update(source.read_bytes())
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    import numba
-
-    numba.config.CACHE_DIR = str(base / "fastdiff" / f"numba-{digest.hexdigest()[:16]}")
+    root = pathlib.Path(__file__).parent
+    for source in sorted(root.rglob("*.py")):
+        digest.update(source.relative_to(root).as_posix().encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
-_key_cache_on_sources()
+def _own_temporary_folder() -> pathlib.Path:
+    """A folder beside other users' temporary files that no one else can have put code into."""
+    folder = pathlib.Path(tempfile.gettempdir()) / f"fastdiff-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    state = folder.lstat()
+    if state.st_uid != os.getuid() or state.st_mode & 0o022:
+        raise PermissionError(f"{folder} is open to other users")
+    return folder
+
+
+def _home_cache() -> pathlib.Path:
+    """The user's cache folder; RuntimeError where there is no home."""
+    given = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    return pathlib.Path(given) if given else pathlib.Path.home() / ".cache"
+
+
+def _find_cache_folder() -> pathlib.Path | None:
+    """A folder named after the kernels' sources that can be written, or None."""
+    for base in (_home_cache, _own_temporary_folder):
+        try:
+            folder = base() / "fastdiff" / f"numba-{_source_key()}"
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+        except (OSError, RuntimeError):
+            continue
+        return folder
+    return None
+
+
+CACHE_FOLDER = _find_cache_folder()
+"""Where compiled code and generated sources are kept; None if nothing can be written.
+
+Its name is a hash of the kernels' sources: Numba's own key is the caller's file only, so that
+after a change in another file it would run stale machine code.
+"""
 
 import numba  # noqa: E402
+
+if CACHE_FOLDER is not None and not os.environ.get("NUMBA_CACHE_DIR"):
+    numba.config.CACHE_DIR = str(CACHE_FOLDER)
+
 from numba import cuda  # noqa: E402  (kernels take it from here)
 from numba.extending import register_jitable  # noqa: E402
 
 item = register_jitable
 """Mark a function of one item: plain Python, compiled into whichever loop calls it."""
+
+body = register_jitable(forceinline=True)
+"""The same for the body of a loop: it becomes part of the loop, as if it stood there."""
 
 # Reassociation and fused multiply-add let loops vectorise; NaN and infinity keep their
 # meaning, because bad pixels are told by them.
@@ -60,8 +95,9 @@ FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn", "reassoc"})
 
 def cpu_loop(function: Callable[..., None]) -> Callable[..., None]:
     """Compile ``function(start, stop, *arrays)`` for the CPU, without the GIL, cached on disk."""
+    cache = CACHE_FOLDER is not None and os.path.exists(function.__code__.co_filename)
     compiled = numba.njit(
-        nogil=True, cache=True, fastmath=set(FAST_MATH), error_model="numpy", boundscheck=False
+        nogil=True, cache=cache, fastmath=set(FAST_MATH), error_model="numpy", boundscheck=False
     )(function)
     _compiled_loops.append(compiled)
     return compiled
@@ -130,9 +166,10 @@ def compile_seconds() -> dict[str, float]:
     seconds = {}
     for loop in _compiled_loops:
         timers = [
-            (loop.get_metadata(signature) or {}).get("timers", {}) for signature in loop.signatures
+            (loop.get_metadata(signature) or {}).get("timers", {})
+            for signature in getattr(loop, "signatures", ())  # none under NUMBA_DISABLE_JIT
         ]
-        seconds[loop.py_func.__name__] = sum(t.get("compiler_lock", 0.0) for t in timers if t)
+        seconds[loop.__name__] = sum(t.get("compiler_lock", 0.0) for t in timers if t)
     return seconds
 
 
@@ -189,8 +226,15 @@ def on_cpu(array: Any) -> bool:
 def launch(kernel: CudaKernel, n_items: int, *args: Any) -> None:
     """Launch a kernel with one thread for each of `n_items`, on CuPy's current stream."""
     if n_items:
-        stream = sys.modules["cupy"].cuda.get_current_stream().ptr
-        kernel.launch(-(-int(n_items) // _BLOCK), _BLOCK, *args, stream=stream)
+        launch_blocks(kernel, -(-int(n_items) // _BLOCK), _BLOCK, *args)
+
+
+def launch_blocks(kernel: CudaKernel, n_blocks: int, n_threads: int, *args: Any) -> None:
+    """Launch blocks of threads on CuPy's current stream, or without CuPy on the default one."""
+    if n_blocks:
+        cupy = sys.modules.get("cupy")
+        stream = cupy.cuda.get_current_stream().ptr if cupy else 0
+        kernel.launch(n_blocks, n_threads, *args, stream=stream)
 
 
 def cuda_available() -> bool:

@@ -4,7 +4,8 @@ As in CuPy, functions and operators take arrays of this kind and scalars; a NumP
 or a function that CuPy does not have, is a TypeError. `asarray` copies to the "device" and `get`
 back; `copies` lists the latter, so that a test can tell how often, and how much, came back.
 
-CUDA kernels that ask for nothing but `cuda.grid(1)` run too: compiled for the CPU, item by item.
+CUDA kernels that ask for nothing but `cuda.grid(1)` and local arrays run too: compiled for the
+CPU, item by item.
 """
 
 import ast
@@ -194,8 +195,11 @@ def _loop_of(kernel):
 
     class Loop(ast.NodeTransformer):
         def visit_Call(self, node):  # the names that ast wants
-            asked = ast.unparse(node) == "cuda.grid(1)"
-            return ast.Name("_item", ast.Load()) if asked else self.generic_visit(node)
+            if ast.unparse(node) == "cuda.grid(1)":
+                return ast.Name("_item", ast.Load())
+            if ast.unparse(node.func) == "cuda.local.array":
+                node.func = ast.parse("np.empty", mode="eval").body
+            return self.generic_visit(node)
 
         def visit_Return(self, _node):
             return ast.Continue()
