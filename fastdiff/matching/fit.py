@@ -9,37 +9,23 @@ their weights.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
+from fastdiff.core.stats import mad_sigma
 from fastdiff.kernels.image import convolve as blocks
 from fastdiff.kernels.image import gram
 
-from .apply import (
-    ENOUGH_STARS,
-    SIGMA_OF_FWHM,
-    STAMPS_PER_TERM,
-    Image,
-    NoFit,
-    Pair,
-    middles,
-    windows,
-)
-from .kernel import (
-    FACTOR,
-    MAX_ORDER,
-    Basis,
-    MatchingKernel,
-    deltas,
-    gaussians,
-    powers_up_to,
-    terms_at,
-)
+from .apply import MatchedPair
+from .basis import FACTOR, MAX_ORDER, Basis, deltas, gaussians, powers_up_to, terms_at
+from .images import ENOUGH_STARS, SIGMA_OF_FWHM, MatchedImage, NoFit, middles, windows
+from .kernel import MatchingKernel
+from .noise import STAMPS_PER_TERM
 
-__all__ = ["STAMPS", "Options", "match"]
+__all__ = ["STAMPS", "PsfMatchOptions", "match"]
 
 STAMPS = 200  # that are fitted
 
@@ -65,8 +51,8 @@ _MEDIAN_CHI2 = 0.4549  # of one degree of freedom
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """What `fastdiff.difference.psfmatch.method.subtract` describes."""
+class PsfMatchOptions:
+    """Options of the method "psf-match", as its `subtract` describes them."""
 
     basis: str = "gaussian"
     kernel_order: int = 2
@@ -84,7 +70,9 @@ class Options:
     sci_psfs: NDArray[np.float64] | None = None
 
 
-def match(ref: Image, sci: Image, options: Options, threads: int) -> tuple[Pair, str]:
+def match(
+    ref: MatchedImage, sci: MatchedImage, options: PsfMatchOptions, threads: int
+) -> tuple[MatchedPair, str]:
     """The pair with its kernel, and what this was fitted to: "stars", "all" pixels or "none"."""
     pairs = [(ref, sci), (sci, ref)]
     n_stars = min(len(ref.stars.x), len(sci.stars.x))
@@ -102,7 +90,7 @@ def match(ref: Image, sci: Image, options: Options, threads: int) -> tuple[Pair,
         made, reason = [], None
         for image, target in pairs:
             basis = _choose_basis(image, target, options)
-            pair = Pair(image, target, basis.size, threads)
+            pair = MatchedPair(image, target, basis.size, threads)
             try:
                 if way == "none":
                     _assume_identity(pair)
@@ -120,7 +108,7 @@ def match(ref: Image, sci: Image, options: Options, threads: int) -> tuple[Pair,
     return min(made, key=lambda pair: pair.concentration()), way
 
 
-def _choose_basis(image: Image, target: Image, options: Options) -> Basis:
+def _choose_basis(image: MatchedImage, target: MatchedImage, options: PsfMatchOptions) -> Basis:
     """Basis of a kernel that makes stars of `image` as wide as those of `target`."""
     square = SIGMA_OF_FWHM**2 * (target.fwhm**2 - image.fwhm**2)  # of the kernel, for Gaussian PSFs
     sigma = np.sqrt(square) if square > 0 else 0.0
@@ -130,15 +118,15 @@ def _choose_basis(image: Image, target: Image, options: Options) -> Basis:
     return gaussians(sigma, options.kernel_size or 2 * int(np.ceil(2.8 * FACTOR * sigma)) + 1)
 
 
-def _stamp_side(target: Image) -> int:
+def _stamp_side(target: MatchedImage) -> int:
     """Side of the stamp of a star, a multiple of 8."""
     if not np.isfinite(target.fwhm):
         return 24
     return int(np.clip(8 * np.ceil(6.5 * target.fwhm / 8), 24, 128))
 
 
-def _choose_stamps(
-    ref: Image, target: Image, fit: str, most: int
+def _stamps_of(
+    ref: MatchedImage, target: MatchedImage, fit: str, most: int
 ) -> tuple[NDArray[np.int64], tuple[int, int]]:
     """Origins (n, 2) and shape of the windows that are fitted."""
     shape = target.data.shape
@@ -159,7 +147,7 @@ def _choose_stamps(
     return np.clip(origins, 0, np.array(shape) - side), side
 
 
-def _flux_ratio(image: Image, target: Image) -> float:
+def _flux_ratio(image: MatchedImage, target: MatchedImage) -> float:
     """Median flux of the same stars in `target` over that in `image`; 1 without any."""
     from scipy.spatial import cKDTree
 
@@ -233,7 +221,7 @@ def _solve(
         power = (c * (fitted - normal[:, :, -1] * c[:, -1:]))[:, :-1].sum(1)
         each = chi2 / np.maximum(n_pixels, 1e-6)
         middle = np.median(each[kept])
-        spread = 1.4826 * np.median(np.abs(each[kept] - middle))
+        spread = mad_sigma(each[kept], middle)
         fits = each <= middle + _REACH * max(spread, 0.05 * middle)
         fits |= chi2 - middle * n_pixels <= _MISFIT**2 * power
         fits &= usable
@@ -243,71 +231,50 @@ def _solve(
     return table, kept
 
 
+class _Stamps(NamedTuple):
+    """Windows that a kernel is fitted to."""
+
+    origins: NDArray[np.int64]
+    """(n, 2): row and column of the first pixel."""
+    side: tuple[int, int]
+    """Height and width."""
+    usable: NDArray[np.bool_]
+    """(n, h, w)"""
+    target: NDArray[np.float32]
+    """(n, h, w): the image that is matched."""
+
+
 class _Fit:
     """Fit of a pair's kernel with the functions of a basis."""
 
-    def __init__(self, pair: Pair, basis: Basis):
+    def __init__(self, pair: MatchedPair, basis: Basis):
         self.pair, self.basis = pair, basis
         self.image, self.target, self.shape = pair.image, pair.target, pair.shape
         self.there = pair.xp.asarray
         """Brings small arrays to where the images are."""
 
-    def run(self, ref: Image, how: str, options: Options) -> None:
+    def run(self, ref: MatchedImage, how: str, options: PsfMatchOptions) -> None:
         """Fit `pair.kernel` to stamps of stars or to all pixels."""
-        if how == "stars" and not min(len(self.image.stars.x), len(self.target.stars.x)):
-            raise NoFit(
-                "no star to fit a kernel to, neither saturated nor masked and 10 times above the "
-                "noise in both images: fit='all' takes all pixels"
-            )
-        origins, side = _choose_stamps(ref, self.target, how, options.stamps)
-        usable = ~windows(self.near_bad() | self.target.bad, origins, side)
-        enough = arrays.on_host(usable.mean((1, 2))) > _LEAST_SHARE[how]
-        origins, usable = origins[enough], usable[self.there(enough)]
-        if not len(origins):
-            raise NoFit("stars have too many bad pixels around them: fit='all' takes all pixels")
-        target = windows(self.target.data, origins, side)
-        variance = self.first_variance(origins, side, target)
-        excess = arrays.on_host(np.where(usable, target**2 / variance - 1, 0).sum((1, 2)))
-        strong = excess > _STAMP_SNR**2 + 5 * np.sqrt(2 * arrays.on_host(usable.sum((1, 2))))
-        # Of small stamps that cover the frame several share a source.
-        n_sources = strong.sum() * min(1.0, side[0] * side[1] / _stamp_side(self.target) ** 2)
-        orders = [
-            max(
-                o
-                for o in range(order + 1)
-                if o == 0 or len(powers_up_to(o)) * STAMPS_PER_TERM <= most
-            )
-            for order, most in (
-                (options.kernel_order, n_sources),
-                (options.scale_order, n_sources),
-                (options.background_order, len(origins)),
-            )
-        ]
+        stamps = self.choose_stamps(ref, how, options.stamps)
+        variance = self.first_variance(stamps)
+        orders = self.orders_of(stamps, variance, options)
         n_terms = np.full(len(self.basis.products) + 1, len(powers_up_to(orders[0])))
         n_terms[[self.basis.carrier, -1]] = [len(powers_up_to(order)) for order in orders[1:]]
-        terms = terms_at(*middles(origins, side), max(orders), self.shape)
-        importance = usable.astype(np.float64)
+        terms = terms_at(*middles(stamps.origins, stamps.side), max(orders), self.shape)
+        importance = stamps.usable.astype(np.float64)
         for number in range(_PASSES[how]):
-            weight = (importance / variance).astype(np.float32)
-            made = gram.normal_equations(
-                self.pair.bordered, self.target.data, weight, origins, self.basis.turned,
-                self.basis.products, self.basis.sums.astype(np.float32), self.basis.carrier,
-                self.pair.threads,
-            )  # fmt: skip
-            equations = tuple(arrays.on_host(each) for each in made)
+            equations = self.equations_of(stamps, (importance / variance).astype(np.float32))
             penalty = self.penalty(equations[0], options.regularisation)
             table, kept = _solve(
                 equations, penalty, arrays.on_host(importance.sum((1, 2))), terms, n_terms,
                 options.max_iterations if number else 0, self.pair.threads,
             )  # fmt: skip
             self.pair.kernel = self.make_kernel(table, n_terms)
-            used = usable & self.there(kept)[:, None, None]
+            used = stamps.usable & self.there(kept)[:, None, None]
             if number + 1 < _PASSES[how]:
-                rest, model, variance, self.pair.signal = self.residuals(
-                    origins, side, target, used
-                )
+                rest, model, variance, self.pair.signal = self.residuals(stamps, used)
                 variance += (_SIGNAL_ERROR[number + 1] * model) ** 2
-                importance = usable * _importance(model**2 / variance, _GATE[how])
+                importance = stamps.usable * _importance(model**2 / variance, _GATE[how])
                 # Cosmic rays, and in a fit to all pixels whatever is new.
                 usual = _CLIP**2 * variance + model**2
                 importance *= np.minimum(1, usual / np.maximum(rest**2, 1e-30))
@@ -318,7 +285,7 @@ class _Fit:
                 "the images have no source in common that a kernel could be fitted to; check that "
                 "they are aligned"
             )
-        if self.leaves_more_than_identity(origins, side, target, used):
+        if self.leaves_more_than_identity(stamps, used):
             raise NoFit(
                 "what the images have in common is too faint to fit a kernel to: it would leave "
                 "more of the sources than no kernel does"
@@ -326,16 +293,62 @@ class _Fit:
         self.pair.n_stamps, self.pair.order = int(kept.sum()), orders[0]
         self.pair.background_order = options.background_order
 
-    def leaves_more_than_identity(
-        self, origins: NDArray[np.int64], side: tuple[int, int], target: NDArray[np.float32],
-        used: NDArray[np.bool_],
-    ) -> bool:  # fmt: skip
+    def choose_stamps(self, ref: MatchedImage, how: str, most: int) -> _Stamps:
+        """Stamps with enough good pixels."""
+        if how == "stars" and not min(len(self.image.stars.x), len(self.target.stars.x)):
+            raise NoFit(
+                "no star to fit a kernel to, neither saturated nor masked and 10 times above the "
+                "noise in both images: fit='all' takes all pixels"
+            )
+        origins, side = _stamps_of(ref, self.target, how, most)
+        usable = ~windows(self.near_bad() | self.target.bad, origins, side)
+        enough = arrays.on_host(usable.mean((1, 2))) > _LEAST_SHARE[how]
+        origins, usable = origins[enough], usable[self.there(enough)]
+        if not len(origins):
+            raise NoFit("stars have too many bad pixels around them: fit='all' takes all pixels")
+        return _Stamps(origins, side, usable, windows(self.target.data, origins, side))
+
+    def orders_of(
+        self, stamps: _Stamps, variance: NDArray[np.float64], options: PsfMatchOptions
+    ) -> list[int]:
+        """Orders of the kernel's, scale's and background's polynomials that the stamps can tell."""
+        usable, (h, w) = stamps.usable, stamps.side
+        excess = arrays.on_host(np.where(usable, stamps.target**2 / variance - 1, 0).sum((1, 2)))
+        strong = excess > _STAMP_SNR**2 + 5 * np.sqrt(2 * arrays.on_host(usable.sum((1, 2))))
+        # Of small stamps that cover the frame several share a source.
+        n_sources = strong.sum() * min(1.0, h * w / _stamp_side(self.target) ** 2)
+        return [
+            max(
+                o
+                for o in range(order + 1)
+                if o == 0 or len(powers_up_to(o)) * STAMPS_PER_TERM <= most
+            )
+            for order, most in (
+                (options.kernel_order, n_sources),
+                (options.scale_order, n_sources),
+                (options.background_order, len(stamps.origins)),
+            )
+        ]
+
+    def equations_of(
+        self, stamps: _Stamps, weight: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float64], ...]:
+        """Normal matrix, right-hand side and weighted square of the target, of each stamp."""
+        made = gram.normal_equations(
+            self.pair.bordered, self.target.data, weight, stamps.origins, self.basis.turned,
+            self.basis.products, self.basis.sums.astype(np.float32), self.basis.carrier,
+            self.pair.threads,
+        )  # fmt: skip
+        return tuple(arrays.on_host(each) for each in made)
+
+    def leaves_more_than_identity(self, stamps: _Stamps, used: NDArray[np.bool_]) -> bool:
         """Whether the kernel leaves more of the sources than scaling the image alone.
 
         A kernel that is fitted to noise smooths it away, and the sources with it.
         """
-        rest, _, variance, signal = self.residuals(origins, side, target, used)
-        image = windows(self.image.data, origins, side).astype(np.float64)
+        rest, _, variance, signal = self.residuals(stamps, used)
+        target = stamps.target
+        image = windows(self.image.data, stamps.origins, stamps.side).astype(np.float64)
         bright = used & (image > _SIGNAL_SNR * self.image.sigma)
         bright &= target > _SIGNAL_SNR * self.target.sigma
         if not bright.any():
@@ -352,12 +365,12 @@ class _Fit:
         return misfit(rest**2 / variance) > _WORSE * alone
 
     def residuals(
-        self, origins: NDArray[np.int64], side: tuple[int, int], target: NDArray[np.float32],
-        used: NDArray[np.bool_],
-    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], float]:  # fmt: skip
+        self, stamps: _Stamps, used: NDArray[np.bool_]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], float]:
         """What the kernel leaves of the stamps, its model, the variance with both, and the part
         of the variance per count of signal that no image tells.
         """
+        origins, side, target = stamps.origins, stamps.side, stamps.target
         # As in the fit, with the kernel of the middle of a stamp.
         model = self.pair.convolve_as(blocks.PLAIN, self.pair.bordered, origins, side)
         terms = terms_at(*middles(origins, side), MAX_ORDER, self.shape)
@@ -375,18 +388,19 @@ class _Fit:
             signal = _signal_variance(rest[used], known[used], model[used])
         return rest, model, known + signal * np.maximum(model, 0) + 1e-30, signal
 
-    def first_variance(
-        self, origins: NDArray[np.int64], side: tuple[int, int], target: NDArray[np.float32]
-    ) -> NDArray[np.float64]:
+    def first_variance(self, stamps: _Stamps) -> NDArray[np.float64]:
         """Of the difference, with the basis function that has the width that the PSFs tell."""
         carrier = self.basis.images[self.basis.carrier]
         factor = _flux_ratio(self.image, self.target) ** 2 * (carrier**2).sum() / carrier.sum() ** 2
+        target = stamps.target
         total = (_SIGNAL_ERROR[0] * target.astype(np.float64)) ** 2
         for each, weight in ((self.image, factor), (self.target, 1.0)):
             if each.variance is None:
                 total += weight * each.sigma**2
             else:
-                total += weight * np.maximum(windows(each.variance, origins, side), each.floor)
+                total += weight * np.maximum(
+                    windows(each.variance, stamps.origins, stamps.side), each.floor
+                )
         return total + 1e-10 * float(np.abs(target).max()) ** 2 + 1e-30
 
     def near_bad(self) -> NDArray[np.bool_]:
@@ -424,7 +438,7 @@ class _Fit:
         )  # fmt: skip
 
 
-def _assume_identity(pair: Pair) -> None:
+def _assume_identity(pair: MatchedPair) -> None:
     """Set `pair.kernel` to 1 where nothing tells it, with the background that fits."""
     kernel = np.zeros((1, 2 * pair.r + 1, 2 * pair.r + 1))
     kernel[0, pair.r, pair.r] = 1

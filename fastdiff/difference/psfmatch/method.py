@@ -10,32 +10,40 @@ make the difference, in counts of the science image
     D = S - K * R - b               if the reference is convolved (T = S),
     D = (K * S + b - R) / sum K     if the science image is (T is the reference).
 
-K is a sum of basis functions (`matching_kernel`). Coefficients are polynomials of the place in the
-frame (Alard 2000, A&AS 144, 363); one basis function carries the sum of the kernel and all others
-have sum zero, so that the photometric scale is constant, or a polynomial of an order of its own.
-`kernel_fit` finds them, `matched` makes the difference, its noise and the fluxes with them.
+K is a sum of basis functions (`fastdiff.matching.basis`). Coefficients are polynomials of the place
+in the frame (Alard 2000, A&AS 144, 363); one basis function carries the sum of the kernel and all
+others have sum zero, so that the photometric scale is constant, or a polynomial of an order of its
+own.
+`fastdiff.matching.fit` finds them; `fastdiff.matching.apply` makes the difference, its noise and
+the fluxes with them.
 """
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal
+import dataclasses
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdiff.core.clock import Clock
+from fastdiff.core.options import one_of, whole_number
+from fastdiff.core.threads import ordered_map
 from fastdiff.difference.options import check_psfs
-from fastdiff.kernels.image import tile
-from fastdiff.matching.apply import NoFit, calibrate, load
-from fastdiff.matching.fit import STAMPS, Options, match
-from fastdiff.matching.kernel import MAX_ORDER, MatchingKernel
-from fastdiff.stars.find import ASSUMED_FWHM
-
-if TYPE_CHECKING:
-    from fastdiff.matching.frames import Frames
+from fastdiff.kernels.image.tile import measure_tiles, plan_tiles
+from fastdiff.matching.apply import MatchedPair
+from fastdiff.matching.basis import MAX_ORDER
+from fastdiff.matching.fit import STAMPS, PsfMatchOptions, match
+from fastdiff.matching.frames import Frames
+from fastdiff.matching.images import NoFit, load_image
+from fastdiff.matching.kernel import MatchingKernel
+from fastdiff.matching.noise import calibrate
+from fastdiff.stars.psf import ASSUMED_FWHM
 
 __all__ = ["MatchingKernel", "subtract"]
+
+MAPS = ("significance", "flux", "flux_err")
+"""Of point sources at each pixel, where `significance` is asked for."""
 
 
 def subtract(
@@ -130,47 +138,42 @@ def subtract(
         _one_psf_each("ref_psfs", ref_psfs, frames.scis.shape),
         _one_psf_each("sci_psfs", sci_psfs, frames.scis.shape),
     )  # fmt: skip
-    seconds = dict.fromkeys(("measure", "stars", "fit", "difference", "significance"), 0.0)
-    begun = time.perf_counter()
-    origins, shape = tile.plan_tiles(ny, nx)
-    stats = tile.measure_tiles(
-        host.refs, host.scis, host.bad_refs, host.bad_scis, origins, shape, frames.threads
-    )
-    seconds["measure"] = time.perf_counter() - begun
-    across = max(1, min(frames.threads, n))
-    maps = {}
+    clock = Clock(("measure", "stars", "fit", "difference", "significance"))
+    with clock("measure"):
+        origins, shape = plan_tiles(ny, nx)
+        stats = measure_tiles(
+            host.refs, host.scis, host.bad_refs, host.bad_scis, origins, shape, frames.threads
+        )
     if significance:
-        maps = {
-            name: np.full_like(frames.image, np.nan)
-            for name in ("significance", "flux", "flux_err")
-        }
+        for name in MAPS:
+            frames.extras[name] = np.full_like(frames.image, np.nan)
+    across = max(1, min(frames.threads, n))
 
-    def one(i: int) -> dict[str, Any]:
-        own = {name: each[i] for name, each in maps.items()}
-        threads = max(1, frames.threads // across)
+    def one(i: int) -> _Made | None:
+        work = _Work(frames, host, i, max(1, frames.threads // across), clock)
         try:
-            return _subtract_one(frames, host, i, stats[i], options, own, threads)
+            return _subtract_one(work, stats[i], options)
         except NoFit as reason:
             frames.note(i, f"no difference: {reason}")
             frames.image[i] = frames.noise[i] = np.nan
-            return {}
+            return None
 
-    found = []
-    with ThreadPoolExecutor(across, thread_name_prefix="fastdiff-psfmatch") as pool:
-        # One after the other in this thread: the device and the stream of a GPU belong to it.
-        for result in (pool.map if across > 1 else map)(one, range(n)):
-            found.append(result)
-            frames.progress(len(found), n)
-            for name, value in result.get("seconds", {}).items():
-                seconds[name] += float(value) / across
-    frames.extras |= {**maps, "kernel": [each.get("kernel") for each in found]}
+    found: list[_Made | None] = []
+    # One after the other in this thread where there is one: the device and the stream of a GPU
+    # belong to it.
+    for result in ordered_map(one, range(n), across):
+        found.append(result)
+        frames.progress(len(found), n)
+    frames.extras["kernel"] = [made and made.kernel for made in found]
     if significance:
-        frames.extras["psf"] = [each.get("psf", np.full((1, 1), np.nan)) for each in found]
+        unknown = np.full((1, 1), np.nan)
+        frames.extras["psf"] = [unknown if not made else made.psf for made in found]
+    seconds = {k: v if k == "measure" else v / across for k, v in clock.seconds.items()}
     return {
-        "convolved": [each["kernel"].convolved if each else None for each in found],
-        "fwhm": np.array([each.get("fwhm", (np.nan, np.nan)) for each in found]),
-        "stamps": np.array([each.get("stamps", 0) for each in found]),
-        "scale": np.array([each.get("scale", np.nan) for each in found], np.float32),
+        "convolved": [made.kernel.convolved if made else None for made in found],
+        "fwhm": np.array([made.fwhm if made else (np.nan, np.nan) for made in found]),
+        "stamps": np.array([made.n_stamps if made else 0 for made in found]),
+        "scale": np.array([made.scale if made else np.nan for made in found], np.float32),
         "sky": np.median(stats[:, :, 2], axis=1),
         "sky_noise": np.median(stats[:, :, 3], axis=1),
         "pixel_threshold": 3.0,
@@ -182,98 +185,104 @@ def subtract(
 # ------------------------------------------------------------------------ one pair
 
 
-def _subtract_one(
-    frames: Frames,
-    host: Frames,
-    i: int,
-    stats: NDArray[np.float64],
-    options: Options,
-    maps: dict[str, NDArray[np.float32]],
-    threads: int,
-) -> dict[str, Any]:
-    """Image and noise of pair i in place; what is to be told about it."""
-    times = [time.perf_counter()]
-    ref = load("ref", frames, host, i, stats[:, :2], options.ref_psfs, threads)
-    sci = load("sci", frames, host, i, stats[:, 2:], options.sci_psfs, threads)
-    if (ref.bad | sci.bad).all():
-        raise NoFit("no pixel is good in both images")
-    times.append(time.perf_counter())
-    pair, how = match(ref, sci, options, threads)
-    if how == "none":
-        frames.note(i, "no source bright enough to fit a kernel: a kernel of 1 assumed")
-    elif how != options.fit and how == "all":
-        frames.note(i, "few stars: the kernel was fitted to all pixels")
-    if how != "none" and pair.order < options.kernel_order:
-        frames.note(i, f"kernel_order {pair.order}: more needs more sources to fit")
-    times.append(time.perf_counter())
-    difference, noise = frames.image[i], frames.noise[i]
-    pair.difference(difference, noise)
-    if options.decorrelate:
-        pair.decorrelate(difference, noise)
-    if pair.measured:
-        calibrate(difference, noise)
-    times.append(time.perf_counter())
-    result = {
-        "kernel": pair.kernel,
-        "scale": pair.kernel.scale(*pair.middle),
-        "fwhm": (ref.fwhm, sci.fwhm),
-        "stamps": pair.n_stamps,
-    }
+class _Work(NamedTuple):
+    """One pair of a batch: `host` are the frames in the memory of the CPU."""
+
+    frames: Frames
+    host: Frames
+    i: int
+    threads: int
+    clock: Clock
+
+    def note(self, text: str) -> None:
+        """Remember what is unusual about the pair."""
+        self.frames.note(self.i, text)
+
+
+@dataclasses.dataclass
+class _Made:
+    """What is told about one pair; `psf` (k, k) is that of the difference."""
+
+    kernel: MatchingKernel
+    scale: float
+    fwhm: tuple[float, float]
+    n_stamps: int
+    psf: NDArray[np.float64]
+
+
+def _subtract_one(work: _Work, stats: NDArray[np.float64], options: PsfMatchOptions) -> _Made:
+    """Image, noise and maps of a pair in place; what is to be told about it."""
+    frames, host, i, threads, clock = work
+    with clock("stars"):
+        ref = load_image("ref", frames, host, i, stats[:, :2], options.ref_psfs, threads)
+        sci = load_image("sci", frames, host, i, stats[:, 2:], options.sci_psfs, threads)
+        if (ref.bad | sci.bad).all():
+            raise NoFit("no pixel is good in both images")
+    with clock("fit"):
+        pair, how = match(ref, sci, options, threads)
+        if how == "none":
+            work.note("no source bright enough to fit a kernel: a kernel of 1 assumed")
+        elif how != options.fit and how == "all":
+            work.note("few stars: the kernel was fitted to all pixels")
+        if how != "none" and pair.order < options.kernel_order:
+            work.note(f"kernel_order {pair.order}: more needs more sources to fit")
+    image, noise = frames.image[i], frames.noise[i]
+    with clock("difference"):
+        pair.difference(image, noise)
+        if options.decorrelate:
+            pair.decorrelate(image, noise)
+        if pair.measured:
+            calibrate(image, noise)
+    scale = pair.kernel.scale(*pair.middle)
+    made = _Made(pair.kernel, scale, (ref.fwhm, sci.fwhm), pair.n_stamps, np.full((1, 1), np.nan))
     if options.significance:
-        try:
-            result["psf"], assumed = pair.psf(options.decorrelate)
-        except ValueError as reason:
-            frames.note(i, f"no significance: {reason}")
-        else:
-            if assumed:
-                frames.note(
-                    i,
-                    f"no star shows the PSF: one of {ASSUMED_FWHM} pixels FWHM is assumed, before "
-                    "the kernel; give `ref_psfs` or `sci_psfs`",
-                )
-            flux, flux_err = maps["flux"], maps["flux_err"]
-            pair.point_sources(
-                difference, noise, result["psf"], options.decorrelate, flux, flux_err
-            )
-            # Variances that came say nothing of how the noise of resampled pixels correlates.
-            calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
-            np.sqrt(flux_err, out=flux_err)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                np.divide(flux, flux_err, out=maps["significance"])
-            np.copyto(maps["significance"], np.nan, where=~(flux_err > 0))
-        times.append(time.perf_counter())
+        with clock("significance"):
+            _find_point_sources(work, pair, options, made)
     np.sqrt(noise, out=noise)
-    names = ("stars", "fit", "difference", "significance")
-    result["seconds"] = dict(zip(names, np.diff(times), strict=False))
-    return result
+    return made
+
+
+def _find_point_sources(
+    work: _Work, pair: MatchedPair, options: PsfMatchOptions, made: _Made
+) -> None:
+    """Fill the maps of a pair: flux of a point source, its error, and their ratio."""
+    try:
+        made.psf, assumed = pair.psf(options.decorrelate)
+    except ValueError as reason:
+        work.note(f"no significance: {reason}")
+        return
+    if assumed:
+        work.note(
+            f"no star shows the PSF: one of {ASSUMED_FWHM} pixels FWHM is assumed, before "
+            "the kernel; give `ref_psfs` or `sci_psfs`"
+        )
+    frames, i = work.frames, work.i
+    significance, flux, flux_err = (frames.extras[name][i] for name in MAPS)
+    pair.point_sources(
+        frames.image[i], frames.noise[i], made.psf, options.decorrelate, flux, flux_err
+    )
+    # Variances that came say nothing of how the noise of resampled pixels correlates.
+    calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
+    np.sqrt(flux_err, out=flux_err)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.divide(flux, flux_err, out=significance)
+    np.copyto(significance, np.nan, where=~(flux_err > 0))
 
 
 # ------------------------------------------------------------------------ what is asked for
 
 
-def _check_options(*values: Any) -> Options:
-    options = Options(*values)
-    choices = {
-        "basis": ("gaussian", "delta"),
-        "convolve": ("auto", "ref", "sci"),
-        "fit": ("auto", "stars", "all"),
-    }
-    for name, known in choices.items():
-        value = getattr(options, name)
-        if value not in known:
-            raise ValueError(
-                f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}"
-            )
+def _check_options(*values: Any) -> PsfMatchOptions:
+    options = PsfMatchOptions(*values)
+    one_of("basis", options.basis, ("gaussian", "delta"))
+    one_of("convolve", options.convolve, ("auto", "ref", "sci"))
+    one_of("fit", options.fit, ("auto", "stars", "all"))
     for name in ("kernel_order", "background_order", "scale_order"):
-        value = _whole(name, getattr(options, name))
-        if not 0 <= value <= MAX_ORDER:
-            raise ValueError(f"{name} is {value}; it must be 0 to {MAX_ORDER}")
-    for name, least in (("stamps", 1), ("max_iterations", 0)):
-        value = _whole(name, getattr(options, name))
-        if value < least:
-            raise ValueError(f"{name} is {value}; it must be at least {least}")
+        whole_number(name, getattr(options, name), 0, MAX_ORDER)
+    whole_number("stamps", options.stamps, 1)
+    whole_number("max_iterations", options.max_iterations, 0)
     size = options.kernel_size
-    if size is not None and (_whole("kernel_size", size) < 3 or size % 2 == 0):
+    if size is not None and (whole_number("kernel_size", size) < 3 or size % 2 == 0):
         raise ValueError(f"kernel_size is {size}; it must be an odd number of pixels, 3 or more")
     if not options.regularisation >= 0:
         raise ValueError(f"regularisation is {options.regularisation}; it must be 0 or more")
@@ -293,9 +302,3 @@ def _one_psf_each(
             "(k, k) or (n, k, k)"
         )
     return checked[:, 0]
-
-
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a whole number")
-    return int(value)

@@ -15,19 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.core.stats import mad_sigma
 from fastdiff.matching import fit as kernel_fit
-from fastdiff.matching.apply import ENOUGH_STARS, NoFit, seen_through
-from fastdiff.matching.apply import Image as MatchedImage
+from fastdiff.matching.apply import seen_through
+from fastdiff.matching.images import ENOUGH_STARS, MatchedImage, NoFit
 from fastdiff.matching.kernel import MatchingKernel
-from fastdiff.stars.find import ASSUMED_FWHM, fwhm_of, measure_psf, moffat
+from fastdiff.stars.find import fwhm_of
+from fastdiff.stars.psf import ASSUMED_FWHM, measure_psf, moffat
 
 from .stars import MIN_MATCHED, STARS_OF_A_PSF, StarPair, centre_of, shifted, stars_near
-from .tiles import Image, Tile
+from .tiles import ZogyImage, ZogyTile
 
 __all__ = ["TilePSFs", "psfs_of_tiles"]
 
 _PSF_FWHM = 3.0  # half the side of a measured PSF, in FWHM
-_KERNEL = kernel_fit.Options(kernel_order=1)  # more is noise at the middles of tiles near the edges
+# An order above 1 is noise at the middles of tiles near the edges.
+_KERNEL = kernel_fit.PsfMatchOptions(kernel_order=1)
 _HALF = (6, 40)  # pixels, least and most of it
 
 
@@ -47,10 +50,10 @@ class TilePSFs:
 
 
 def psfs_of_tiles(
-    ref: Image,
-    sci: Image,
+    ref: ZogyImage,
+    sci: ZogyImage,
     pair: StarPair | None,
-    tiles: Sequence[Tile],
+    tiles: Sequence[ZogyTile],
     given: dict[str, list[NDArray[np.float64]] | None],
     size: int | None,
 ) -> TilePSFs:
@@ -58,10 +61,10 @@ def psfs_of_tiles(
 
     Parameters
     ----------
-    ref, sci : Image
+    ref, sci : ZogyImage
     pair : StarPair or None
         Their common stars; may be None where both PSFs are given.
-    tiles : sequence of Tile
+    tiles : sequence of ZogyTile
     given : dict
         "ref", "sci" -> PSF of each tile, or None where it is to be measured.
     size : int or None
@@ -111,14 +114,14 @@ def psfs_of_tiles(
     return TilePSFs(**made, shifts=shifts, notes=notes)
 
 
-def _size(images: dict[str, Image]) -> int:
+def _size(images: dict[str, ZogyImage]) -> int:
     widths = [fwhm_of(image.find_stars()) for image in images.values() if not image.constant]
     widest = max([width for width in widths if np.isfinite(width)], default=2 * ASSUMED_FWHM)
     half = int(np.clip(np.ceil(_PSF_FWHM * widest), *_HALF))
     return 2 * min(half, (min(images["sci"].data.shape) - 1) // 2) + 1
 
 
-def _matching_kernel(ref: Image, sci: Image) -> tuple[MatchingKernel | None, int]:
+def _matching_kernel(ref: ZogyImage, sci: ZogyImage) -> tuple[MatchingKernel | None, int]:
     """Kernel between the images and the number of its stamps; None where nothing tells it."""
     images = []
     for name, image in (("ref", ref), ("sci", sci)):
@@ -141,7 +144,7 @@ def _matching_kernel(ref: Image, sci: Image) -> tuple[MatchingKernel | None, int
 
 
 def _shifts(
-    tiles: Sequence[Tile], pair: StarPair | None, refs: Any, scis: Any
+    tiles: Sequence[ZogyTile], pair: StarPair | None, refs: Any, scis: Any
 ) -> list[NDArray[np.float64]]:
     """(x, y) of a star in ref less that in sci, beyond what the PSFs' own centres tell."""
     nothing = np.zeros(2)
@@ -152,7 +155,7 @@ def _shifts(
         near = stars_near(pair.sci, tile)
         shift = []
         for delta in (pair.dx[near], pair.dy[near]):
-            error = 1.25 * 1.4826 * np.median(abs(delta - np.median(delta))) / len(delta) ** 0.5
+            error = 1.25 * mad_sigma(delta) / len(delta) ** 0.5
             shift.append(np.median(delta) if abs(np.median(delta)) > 3 * error else 0.0)
         significant = any(shift)
         shifts.append(shift - (centre_of(ref) - centre_of(sci)) if significant else nothing)

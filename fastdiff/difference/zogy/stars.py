@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.stars.find import Stars, adaptive_moments, cut_stamps, fwhm_of, shift_matrix
+from fastdiff.core.stats import mad_sigma
+from fastdiff.stars.find import Stars, fwhm_of
+from fastdiff.stars.moments import adaptive_moments, cut_stamps, shift_matrix
 
-from .tiles import Image, Tile
+from .tiles import ZogyImage, ZogyTile
 
 __all__ = [
     "MIN_MATCHED", "STARS_OF_A_PSF", "StarPair", "centre_of", "fit_scale", "match_stars",
@@ -35,7 +37,7 @@ class StarPair:
         self.dx, self.dy = self.ref.x - self.sci.x, self.ref.y - self.sci.y
 
 
-def match_stars(ref: Image, sci: Image) -> StarPair:
+def match_stars(ref: ZogyImage, sci: ZogyImage) -> StarPair:
     """Nearest neighbours within a FWHM."""
     from scipy.spatial import cKDTree
 
@@ -59,7 +61,7 @@ def registration_error(delta: Any, error: Any, flux: Any) -> float:
     order = np.argsort(flux)
     rows, values = [], []
     for part in np.array_split(order, np.clip(len(order) // 8, 1, 10)):
-        scatter = (1.4826 * np.median(np.abs(delta[:, part]))) ** 2
+        scatter = mad_sigma(delta[:, part], 0) ** 2
         expected = np.median(error[part]) ** 2
         weight = np.sqrt(len(part)) / max(scatter, expected, 1e-12)
         rows.append([weight, weight * flux[order[-1]] / np.median(flux[part])])
@@ -71,7 +73,7 @@ def registration_error(delta: Any, error: Any, flux: Any) -> float:
     return float(np.sqrt(variance)) if variance > 2 * chance else 0.0
 
 
-def stars_near(stars: Stars, tile: Tile) -> NDArray[np.int64]:
+def stars_near(stars: Stars, tile: ZogyTile) -> NDArray[np.int64]:
     """Indices of the stars in and around the tile, or the nearest ones, in their own order."""
     (ny, nx), y, x = tile.shape, (tile.y0 + tile.y1 - 1) / 2, (tile.x0 + tile.x1 - 1) / 2
     distance = np.maximum(np.abs(stars.y - y) / ny, np.abs(stars.x - x) / nx)
@@ -79,7 +81,7 @@ def stars_near(stars: Stars, tile: Tile) -> NDArray[np.int64]:
     return np.sort(np.argsort(distance, kind="stable")[:n])
 
 
-def tile_of(tiles: Sequence[Tile], stars: Stars) -> NDArray[np.int64]:
+def tile_of(tiles: Sequence[ZogyTile], stars: Stars) -> NDArray[np.int64]:
     """Index of the tile that each star is in."""
     ys, xs = (sorted({getattr(t, name) for t in tiles}) for name in ("y0", "x0"))
     row, column = (
@@ -106,7 +108,7 @@ def shifted(psf: NDArray[np.float64], shift: tuple[float, float]) -> NDArray[np.
 
 
 def fit_scale(
-    ref: Image, sci: Image, pair: StarPair, tiles: Sequence[Tile], psfs: Any
+    ref: ZogyImage, sci: ZogyImage, pair: StarPair, tiles: Sequence[ZogyTile], psfs: Any
 ) -> tuple[float, int]:
     """Scale, and the stars that it rests on, of the images each seen through the other's PSF.
 
@@ -142,7 +144,7 @@ def fit_scale(
     for _ in range(4):
         total = np.hypot(error, _SCALE_ERROR * scale)
         pull = (slope - scale) / total
-        spread = max(1.0, 1.4826 * float(np.median(np.abs(pull[use]))))
+        spread = max(1.0, float(mad_sigma(pull[use], 0)))
         use = np.abs(pull) < 3 * spread
         if not use.any():
             return 1.0, 0

@@ -16,7 +16,7 @@ from fastdiff.core import arrays
 from fastdiff.stars.find import Stars, find_stars
 
 __all__ = [
-    "SIGNIFICANT", "Filters", "Image", "Space", "Tile", "extra_variance", "fast_length",
+    "SIGNIFICANT", "Filters", "Space", "ZogyImage", "ZogyTile", "extra_variance", "fast_length",
     "local_sigma", "prepare", "signal_of", "transfer", "unknown_pixels",
 ]  # fmt: skip
 
@@ -30,7 +30,7 @@ _SIDE = 512  # pixels of a frame for which that many stars are looked for
 
 
 @dataclasses.dataclass
-class Tile:
+class ZogyTile:
     """Rows y0 to y1 and columns x0 to x1 of a frame."""
 
     y0: int
@@ -55,7 +55,7 @@ class Tile:
 
 
 @dataclasses.dataclass
-class Image:
+class ZogyImage:
     """An image above its sky, bad pixels filled, in the memory of the CPU unless `on` a GPU."""
 
     data: NDArray[np.float32]
@@ -70,7 +70,7 @@ class Image:
         """Whether it shows nothing, not even noise."""
         return not self.data.any()
 
-    def on(self, xp: Any) -> Image:
+    def on(self, xp: Any) -> ZogyImage:
         """The image in arrays of `xp`."""
         if xp is np:
             return self
@@ -88,7 +88,7 @@ class Image:
         return self.stars
 
 
-def prepare(images: Any, bad: Any, variances: Any, i: int) -> Image:
+def prepare(images: Any, bad: Any, variances: Any, i: int) -> ZogyImage:
     """Image `i` of a batch, or the one that serves all."""
     import sep
 
@@ -101,13 +101,13 @@ def prepare(images: Any, bad: Any, variances: Any, i: int) -> Image:
     if bad is not None:
         blank |= bad
     if blank.all():
-        return Image(data, blank, variance, np.nan, np.nan)
+        return ZogyImage(data, blank, variance, np.nan, np.nan)
     some = blank.any()
     if some:
         np.copyto(data, 0, where=blank)
     good = data[~blank] if some else data
     if good.min() == good.max():
-        return Image(np.zeros_like(data), blank, variance, float(good.flat[0]), 0.0)
+        return ZogyImage(np.zeros_like(data), blank, variance, float(good.flat[0]), 0.0)
     # In mesh cells of 64 pixels that have no good pixel sep interpolates.
     background = sep.Background(data, mask=blank if some else None)
     background.subfrom(data)
@@ -119,7 +119,7 @@ def prepare(images: Any, bad: Any, variances: Any, i: int) -> Image:
     sigma = max(sigma, 1e-5 * float(np.abs(data).max()))
     if some:
         _fill(data, blank)
-    return Image(data, blank, variance, float(background.globalback), sigma)
+    return ZogyImage(data, blank, variance, float(background.globalback), sigma)
 
 
 def _fill(data: NDArray[np.float32], blank: NDArray[np.bool_]) -> None:
@@ -132,7 +132,7 @@ def _fill(data: NDArray[np.float32], blank: NDArray[np.bool_]) -> None:
     np.copyto(data, mean, where=blank)
 
 
-def local_sigma(image: Image, tile: Tile) -> float:
+def local_sigma(image: ZogyImage, tile: ZogyTile) -> float:
     """Noise of the sky in a tile."""
     if image.variance is None:
         return image.sigma
@@ -214,7 +214,7 @@ class Filters:
 class Space:
     """Fourier space of a tile that overlaps its neighbours by `reach` pixels."""
 
-    def __init__(self, tile: Tile, reach: int, xp: Any):
+    def __init__(self, tile: ZogyTile, reach: int, xp: Any):
         self.xp = xp
         self.shape = tuple(fast_length(n + 2 * reach) for n in tile.shape)
         self.window = tuple(slice(reach, reach + n) for n in tile.shape)
@@ -266,7 +266,7 @@ def _mirrored(index: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def extra_variance(
-    image: Image, space: Space, sigma: float, gain: float | None
+    image: ZogyImage, space: Space, sigma: float, gain: float | None
 ) -> NDArray[np.float32] | None:
     """Variance above sigma²; None where nothing is known of it."""
     if image.variance is not None:
@@ -280,7 +280,7 @@ def extra_variance(
     return None
 
 
-def signal_of(image: Image, space: Space) -> NDArray[np.float32]:
+def signal_of(image: ZogyImage, space: Space) -> NDArray[np.float32]:
     """The image; beyond the frame sources are mirrored, but not the noise: it would count twice."""
     signal, beyond = space.cut(image.data), space.beyond(image.data)
     if beyond is not None:
@@ -289,7 +289,7 @@ def signal_of(image: Image, space: Space) -> NDArray[np.float32]:
     return signal
 
 
-def unknown_pixels(ref: Image, sci: Image, space: Space) -> NDArray[np.bool_] | None:
+def unknown_pixels(ref: ZogyImage, sci: ZogyImage, space: Space) -> NDArray[np.bool_] | None:
     """Pixels that were filled in, or are beyond the frame; None for nowhere."""
     unknown = space.cut(ref.blank) | space.cut(sci.blank)
     beyond = space.beyond(ref.data)
