@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 import pytest
+from scipy.ndimage import maximum_filter
 
 from fastdiff.kernels import jit
 from tests import pretend_cupy
@@ -87,13 +88,20 @@ def agree(made, expected, cupy):
     noise = np.nanmedian(expected.noise)
     units = {"image": noise, "noise": noise, "flux": np.nanmedian(expected.flux_err)}
     units |= {"flux_err": units["flux"], "significance": 1.0, "mask": 1.0}
+    # Signal adds photon noise from 3 sigma on. A pixel just there may fall on either side, and
+    # changes the errors of the fluxes around it.
+    flipped = ~np.isclose(made.noise.get(), expected.noise, rtol=2e-3, equal_nan=True)
+    assert np.count_nonzero(flipped) <= 2
+    side = max(len(psf) for psf in made.psf)
+    reached = maximum_filter(flipped, (1, side, side)[-flipped.ndim :])
     for name, unit in units.items():
         map_, wanted = getattr(made, name), np.asarray(getattr(expected, name))
         assert isinstance(map_, cupy.ndarray), name
         assert map_.dtype == wanted.dtype, name
         close = np.isclose(map_.get(), wanted, atol=0.02 * unit, rtol=2e-3, equal_nan=True)
-        # Signal adds photon noise from 3 sigma on: a pixel just there may fall on either side.
-        assert np.count_nonzero(~close) <= (2 if name == "noise" else 0), name
+        if name in ("noise", "flux_err", "significance"):
+            close |= reached
+        assert close.all(), name
 
 
 GPU_CASES = {
