@@ -33,15 +33,3 @@ def test_picture_circles_the_candidates(tmp_path, rng):
     assert os.listdir(tmp_path) == ["p.png"]
     all_bad = np.full((48, 40), np.nan)
     picture.draw_difference(tmp_path / "p.png", all_bad, all_bad, all_bad, noise, table)
-
-
-def test_shrinking_keeps_means_and_ignores_nan(monkeypatch):
-    from fastdiff.plots import drawing
-
-    monkeypatch.setattr(drawing, "MAX_PANEL", 4)
-    data = np.arange(64.0).reshape(8, 8)
-    data[0, 0] = np.nan
-    small = drawing.shrink(data)
-    assert small.shape == (4, 4)
-    assert small[0, 0] == pytest.approx(np.mean([1, 8, 9]))
-    assert small[3, 3] == pytest.approx(data[6:, 6:].mean())
