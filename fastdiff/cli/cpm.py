@@ -25,6 +25,7 @@ def cpm(
             help="Target pixels of Kepler, K2 or TESS, a FITS file with a 3-D image, or a .npy.",
         ),
     ],
+    *,
     out_file: Annotated[
         Path, typer.Option("--out", "-o", help="FITS file for the difference and its maps.")
     ] = Path("cpm.fits"),

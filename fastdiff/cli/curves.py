@@ -33,6 +33,7 @@ CurveColumn = Annotated[
 )
 def dmdt(
     files: Files,
+    *,
     out_file: Annotated[
         Path, typer.Option("--out", "-o", help="Images and edges: a .npz or .fits file.")
     ] = Path("dmdt.npz"),
@@ -83,6 +84,7 @@ def dmdt(
 )
 def classify(
     files: Files,
+    *,
     out_file: Annotated[
         Path | None, typer.Option("--out", "-o", help="Table of the probabilities, ECSV.")
     ] = None,

@@ -65,6 +65,7 @@ def simulate(
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the files; made if absent.")
     ],
+    *,
     n: Annotated[int, typer.Option("--n", "-n", min=1, help="Number of pairs.")] = 1,
     shape: Annotated[tuple[int, int], typer.Option(help="Pixels in y and x.", metavar="NY NX")] = (
         512,
@@ -110,6 +111,7 @@ def simulate(
 
 @app.command(epilog=example("fastdiff demo", "fastdiff demo --seed 5 --out elsewhere"))
 def demo(
+    *,
     out_dir: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path(
         "demo"
     ),

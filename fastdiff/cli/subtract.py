@@ -60,6 +60,7 @@ def subtract(
         typer.Argument(help="Reference image; FILE[1] or FILE[NAME] for an extension."),
     ] = None,
     sci: Annotated[str | None, typer.Argument(help="Science image of the same field.")] = None,
+    *,
     out_dir: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for the results; made if absent.")
     ] = Path("."),

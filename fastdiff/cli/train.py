@@ -35,6 +35,7 @@ def train(
         Path,
         typer.Option("--out", "-o", help="Folder of checkpoint, log and model; a run continues."),
     ],
+    *,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Pairs a step.")] = None,
     size: Annotated[int | None, typer.Option(min=16, help="Side of a pair in pixels.")] = None,

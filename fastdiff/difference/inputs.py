@@ -17,7 +17,7 @@ from fastdiff.matching.frames import Frames
 
 from .targets import Targets
 
-__all__ = ["MIN_SIZE", "Batch", "open_batch"]
+__all__ = ["MIN_SIZE", "BatchInputs", "open_batch"]
 
 MIN_SIZE = 32
 """Smallest side of an image, in pixels."""
@@ -26,7 +26,7 @@ _UINT16_FULL = 65535
 
 
 @dataclasses.dataclass(frozen=True)
-class Batch:
+class BatchInputs:
     """What came, through the door: of a pair of fields the first is of the references.
 
     Attributes
@@ -63,7 +63,7 @@ class Batch:
 def open_batch(
     method: str, refs: Any, scis: Any, *, saturation: Any, masks: tuple[Any, Any],
     variances: tuple[Any, Any],
-) -> Batch:  # fmt: skip
+) -> BatchInputs:  # fmt: skip
     """Let a batch through the door; what is wrong is an error that names the argument.
 
     Parameters are those of `fastdiff.subtract_batch`; of `masks` and `variances` the first is
@@ -93,7 +93,7 @@ def open_batch(
         _any(mask, door.mask, saturated, None if variance is None else ~xp.isfinite(variance))
         for mask, door, saturated, variance in zip(given, doors, full, planes, strict=True)
     ]
-    return Batch(shape, *doors, tuple(bad), tuple(planes), tuple(full))
+    return BatchInputs(shape, *doors, tuple(bad), tuple(planes), tuple(full))
 
 
 def _check_shapes(refs: Images, scis: Images) -> tuple[int, int, int]:
