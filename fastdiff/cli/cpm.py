@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 import typer
 from rich.markup import escape
 
 from .shared import Threads, app, err, example, new_progress, out, reason_of
+
+if TYPE_CHECKING:
+    from astropy.table import Table
+
+    from fastdiff.cubes.cpm import CPMResult
 
 
 @app.command(
@@ -57,8 +63,6 @@ def cpm(
     Cubes of more than 8000 pixels are worked on tile by tile, and OUT.part.npz tells which are
     done: interrupted, the same command goes on from there.
     """
-    import numpy as np
-
     from fastdiff.pipeline.cpm import CpmSettings, subtract_cube
 
     settings = CpmSettings(
@@ -77,6 +81,11 @@ def cpm(
     except (ValueError, TypeError, ImportError, OSError) as error:
         err.print(f"[red]failed[/red]: {escape(reason_of(error))}")
         raise typer.Exit(1) from None
+    _tell(result, found, out_file)
+
+
+def _tell(result: CPMResult, found: Table, out_file: Path) -> None:
+    """Lines about a cube, and about the pixels that vary most."""
     rms = result.rms[np.isfinite(result.rms)]
     out.print(
         f"{len(found)} variable pixels, median rms {np.median(rms):.4g}, exclusion "

@@ -260,6 +260,29 @@ def scipy_of(x: Any, name: str) -> Any:
     return importlib.import_module(f"{prefix}.{name}")
 
 
+def cholesky(matrices: Any) -> Any:
+    """Lower factors of positive matrices (n, k, k) on a GPU; LinAlgError if one has none."""
+    from cupyx import errstate
+
+    with errstate(linalg="raise"):  # by default what has no factor gets one all the same
+        return namespace(matrices).linalg.cholesky(matrices)
+
+
+def solve_positive(matrices: Any, right: Any) -> Any:
+    """Solve positive systems (n, k, k) on a GPU, one right-hand side (n, k) each.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If a matrix is not positive.
+    """
+    from cupyx import errstate
+    from cupyx.lapack import posv
+
+    with errstate(linalg="raise"):
+        return posv(matrices, right)
+
+
 def on_host(x: Any) -> NDArray[Any]:
     """An array of NumPy or CuPy in the memory of the CPU, of the dtype that it has.
 

@@ -27,9 +27,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.core import arrays
 from fastdiff.core.progress import reporting
+from fastdiff.core.stats import mad_sigma
 
-from . import cube as cpm_cube
-from .options import Options, as_cube, check_out
+from .checkpoint import Checkpoint
+from .cube import solve
+from .options import CpmOptions, as_cube, check_out
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -122,7 +124,7 @@ class CPMResult:
         known = np.isfinite(self.variability)
         values = np.where(known, self.variability, -np.inf)
         middle = np.median(values[known]) if known.any() else np.nan
-        spread = 1.4826 * np.median(np.abs(values[known] - middle)) if known.any() else np.nan
+        spread = mad_sigma(values[known], middle) if known.any() else np.nan
         excess = (values - middle) / max(spread, 1e-300)
         y, x = np.nonzero(known & (values == maximum_filter(values, 5)) & (excess > threshold))
         order = np.argsort(-values[y, x], kind="stable")
@@ -300,9 +302,11 @@ def cpm_subtract(
     device = arrays.check_same_device(cube=cube, mask=mask, variance=variance)
     arrays.check_current_device(device)
     data = as_cube(cube)
-    asked = Options(
-        data, mask, variance, weights, predictors, n_predictors, holdout, ridge, ridge_per,
-        exclusion, exclude, time_order, coefficients, leverage, seed, threads,
+    asked = CpmOptions(
+        data, mask=mask, variance=variance, weights=weights, predictors=predictors,
+        n_predictors=n_predictors, holdout=holdout, ridge=ridge, ridge_per=ridge_per,
+        exclusion=exclusion, exclude=exclude, time_order=time_order, coefficients=coefficients,
+        leverage=leverage, seed=seed, threads=threads,
     )  # fmt: skip
     if not isinstance(exclude_variable, (int, np.integer)) or exclude_variable < 0:
         raise ValueError(f"exclude_variable is {exclude_variable}; it must be 0 or more pixels")
@@ -314,12 +318,12 @@ def cpm_subtract(
                 "a checkpoint needs a memory map `out` (np.lib.format.open_memmap), and does not "
                 "go with coefficients, leverage or exclude_variable"
             )
-        saved = cpm_cube.Checkpoint(checkpoint, asked.fingerprint)
+        saved = Checkpoint(checkpoint, asked.fingerprint)
     with reporting(progress) as report:
-        result = CPMResult(**cpm_cube.solve(asked, report, out, saved))
+        result = CPMResult(**solve(asked, report, out, saved))
         if exclude_variable and len(data):
             values = np.nan_to_num(result.variability, nan=-1.0).ravel()
             most = np.argsort(-values, kind="stable")[:exclude_variable]
             asked.excluded.ravel()[most] = True
-            result = CPMResult(**cpm_cube.solve(asked, report, out))
+            result = CPMResult(**solve(asked, report, out))
     return result

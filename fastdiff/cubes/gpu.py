@@ -1,55 +1,63 @@
 """Fits of many pixels at a time on a GPU: what `fastdiff.kernels.cube.ridge` does pixel by pixel.
 
 The formulas are those of that file, over CuPy arrays with a first axis of pixels. Factors come from
-batched Cholesky (`cupy.linalg.cholesky`, `cupyx.lapack.posv`), Gram matrices of single pixels from
+batched Cholesky (`arrays.cholesky`, `arrays.solve_positive`), Gram matrices of single pixels from
 batched matrix products, which cost a GPU next to nothing; what neighbours share is not made use of.
 
 Shapes: lists (n, k) int32, rows of `series` (n_series, n_epochs), of which the first counts[i]
-count, the last `n_free` without a penalty; targets, counts (n,) int64 and ridge (n,) float64; roots
-(n, n_epochs), square roots of the weights; blocks and runs, NumPy arrays, as in that file.
+count, the last `n_free` without a penalty; targets, counts (n,) int64 and penalty (n,) float64;
+roots (n, n_epochs), square roots of the weights; blocks and runs, NumPy arrays, as in that file.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.kernels import jit
 from fastdiff.kernels.cube import ridge as kernel
 
 _BYTES = 2e9  # of matrices at a time
 
 
-def shared(
-    series: Any, gram: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any,
-    prediction: Any, coefficients: Any,
-) -> None:  # fmt: skip
-    """Predict the epochs of `series` by fits whose weights are those of `gram`.
+class Fits(NamedTuple):
+    """Targets, what predicts them, and their penalties: arrays as the head of the file has them."""
+
+    series: Any
+    targets: Any
+    lists: Any
+    counts: Any
+    n_free: int
+    penalty: Any
+
+    def part(self, rows: slice) -> Fits:
+        """Some of the targets."""
+        lists = (each[rows] for each in (self.targets, self.lists, self.counts))
+        return Fits(self.series, *lists, self.n_free, self.penalty[rows])
+
+
+def shared(fits: Fits, gram: Any, prediction: Any, coefficients: Any) -> None:
+    """Predict the epochs of the series by fits whose weights are those of `gram`.
 
     `prediction` (n, n_epochs) is filled, and `coefficients` (n, k), unless it is empty.
     """
-    xp = arrays.namespace(series)
-    k = lists.shape[1]
-    for part in _parts(len(lists), 4 * k**2):
-        targets_, lists_, counts_ = targets[part], lists[part], counts[part]
-        n = len(lists_)
-        matrix, right = xp.empty((n, k, k)), xp.empty((n, k))
-        jit.launch(
-            kernel.gather_cuda, n * k**2, gram, targets_, lists_, counts_, n_free, ridge[part],
-            matrix, right,
-        )  # fmt: skip
-        values = _solve(matrix, right)
-        _predict(series, lists_, counts_, values, prediction[part])
+    xp = arrays.namespace(fits.series)
+    k = fits.lists.shape[1]
+    for rows in _parts(len(fits.lists), 4 * k**2):
+        some = fits.part(rows)
+        matrix, right = xp.empty((len(some.lists), k, k)), xp.empty((len(some.lists), k))
+        kernel.gather_systems(gram, *some[1:], matrix, right)
+        values = arrays.solve_positive(matrix, right)
+        kernel.predict_targets(some.series, some.lists, some.counts, values, prediction[rows])
         if len(coefficients):
-            coefficients[part] = values
+            coefficients[rows] = values
 
 
 def single(
-    few_epochs: bool, series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any,
-    roots: Any, blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
+    fits: Fits, roots: Any, blocks: NDArray[np.int64], runs: NDArray[np.int64], *,
+    few_epochs: bool, leverage: bool,
 ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
     """Prediction (n, n_epochs), freedom (n,), leverage (n, n_epochs) and coefficients (n, k).
 
@@ -57,8 +65,8 @@ def single(
     and of the whole fit at epochs in no block or without weight. Without blocks and `leverage`,
     matrices of predictors give no freedom (NaN) and an empty leverage, which cost most there.
     """
-    xp = arrays.namespace(series)
-    n_epochs, k = series.shape[1], lists.shape[1]
+    xp = arrays.namespace(fits.series)
+    n_epochs, k = fits.series.shape[1], fits.lists.shape[1]
     size = n_epochs if few_epochs else k
     widest = int((runs[:, 3] - runs[:, 2]).max(initial=0))
     longest = int((blocks[:, 1] - blocks[:, 0]).max(initial=0))
@@ -66,12 +74,9 @@ def single(
     each += 3 * widest**2 + 4 * min(kernel.RUN, len(blocks)) * longest**2
     way = _by_epochs if few_epochs else _by_predictors
     made = [
-        way(
-            series, targets[part], lists[part], counts[part], n_free, ridge[part], roots[part],
-            blocks, runs, leverage,
-        )
-        for part in _parts(len(lists), each)
-    ]  # fmt: skip
+        way(fits.part(rows), roots[rows], blocks, runs, leverage)
+        for rows in _parts(len(fits.lists), each)
+    ]
     return tuple(xp.concatenate(parts) for parts in zip(*made, strict=True))
 
 
@@ -81,35 +86,24 @@ def _parts(n: int, doubles: int) -> list[slice]:
     return [slice(first, min(first + step, n)) for first in range(0, n, step)]
 
 
-def _solve(matrix: Any, right: Any) -> Any:
-    """Positive matrices (n, k, k), one right-hand side (n, k) each; LinAlgError if one is not."""
-    from cupyx import errstate
-    from cupyx.lapack import posv
-
-    with errstate(linalg="raise"):  # by default what has no factor is solved all the same
-        return posv(matrix, right)
-
-
 def _forward(matrix: Any, columns: Any) -> Any:
     """L^-1 columns (n, k, m) for the Cholesky factors L of matrix (n, k, k), in place."""
-    from cupyx import errstate
-
-    with errstate(linalg="raise"):
-        factor = arrays.namespace(matrix).linalg.cholesky(matrix)
-    jit.launch(kernel.forward_cuda, len(columns) * columns.shape[2], factor, columns)
+    kernel.solve_forward_columns(arrays.cholesky(matrix), columns)
     return columns
 
 
-def _predict(series: Any, lists: Any, counts: Any, coefficients: Any, out: Any) -> Any:
-    n_items = out.shape[0] * out.shape[1]
-    jit.launch(kernel.predict_cuda, n_items, series, lists, counts, coefficients, out)
+def _predict(fits: Fits, coefficients: Any) -> Any:
+    """(n, n_epochs)"""
+    shape = len(fits.lists), fits.series.shape[1]
+    out = arrays.namespace(fits.series).empty(shape)
+    kernel.predict_targets(fits.series, fits.lists, fits.counts, coefficients, out)
     return out
 
 
 def _by_predictors(
-    series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any, roots: Any,
-    blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    fits: Fits, roots: Any, blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool
+) -> tuple[Any, Any, Any, Any]:
+    series, targets, lists, counts, n_free, penalty = fits
     xp = arrays.namespace(series)
     n, k = lists.shape
     n_epochs = series.shape[1]
@@ -124,11 +118,11 @@ def _by_predictors(
     counted = z * weighted[:, None]
     matrix = counted @ counted.swapaxes(1, 2)
     right = (counted @ (y * roots)[:, :, None])[:, :, 0]
-    penalised = xp.where(place < counts[:, None] - n_free, ridge[:, None], 0.0)
+    penalised = xp.where(place < counts[:, None] - n_free, penalty[:, None], 0.0)
     matrix += xp.where(there, penalised, 1.0)[:, :, None] * xp.eye(k)
-    values = _solve(matrix, right)
+    values = arrays.solve_positive(matrix, right)
     if not len(blocks) and not leverage:
-        prediction = _predict(series, lists, counts, values, xp.empty((n, n_epochs)))
+        prediction = _predict(fits._replace(counts=counts), values)
         return prediction, xp.full(n, np.nan), xp.empty((n, 0)), values
     known[...] = right
     _forward(matrix, columns)
@@ -145,9 +139,9 @@ def _by_predictors(
 
 
 def _by_epochs(
-    series: Any, targets: Any, lists: Any, counts: Any, n_free: int, ridge: Any, roots: Any,
-    blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool,
-) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+    fits: Fits, roots: Any, blocks: NDArray[np.int64], runs: NDArray[np.int64], leverage: bool
+) -> tuple[Any, Any, Any, Any]:
+    series, targets, lists, counts, n_free, penalty = fits
     xp = arrays.namespace(series)
     n, k = lists.shape
     n_epochs = series.shape[1]
@@ -176,23 +170,23 @@ def _by_epochs(
         middle = (product * vector).sum(1, keepdims=True) + scale
         product = middle * vector / 2 - product
         base += vector[:, :, None] * product[:, None] + product[:, :, None] * vector[:, None]
-    base += ridge[:, None, None] * xp.eye(n_epochs)
+    base += penalty[:, None, None] * xp.eye(n_epochs)
     inverse = xp.zeros((n, n_epochs, n_epochs))
     inverse += xp.eye(n_epochs)
     _forward(base, inverse)
     base = inverse.swapaxes(1, 2) @ inverse
     for vector, _ in basis:
-        base -= (vector / (scale + ridge[:, None]))[:, :, None] * vector[:, None]
+        base -= (vector / (scale + penalty[:, None]))[:, :, None] * vector[:, None]
     rest = (base @ wanted[:, :, None])[:, :, 0]
     values = (x @ rest[:, :, None])[:, :, 0]
     unexplained = wanted - (values[:, None] @ x)[:, 0]
-    prediction = _predict(series, lists, counts, values, xp.empty((n, n_epochs)))
+    prediction = _predict(fits._replace(counts=counts), values)
     for vector, bare in basis:
         prediction += (unexplained * vector).sum(1, keepdims=True) * bare
-    ridge = ridge[:, None]
-    prediction = xp.where(weighted, y - ridge * rest / xp.where(weighted, roots, 1.0), prediction)
+    penalty = penalty[:, None]
+    prediction = xp.where(weighted, y - penalty * rest / xp.where(weighted, roots, 1.0), prediction)
     epoch = xp.arange(n_epochs)
-    parts = xp.where(weighted, 1.0 - ridge * base[:, epoch, epoch], 0.0)
+    parts = xp.where(weighted, 1.0 - penalty * base[:, epoch, epoch], 0.0)
     for begin, end, low, high in runs:
         some = base[:, low:high, low:high]
         _leave_out(some, rest[:, low:high], low, blocks[begin:end], y, roots, prediction)
@@ -217,7 +211,7 @@ def _leave_out(
     # Shorter blocks are filled up with rows of the identity.
     matrix = xp.where(both, base[:, place[:, :, None], place[:, None]], xp.eye(longest))
     right = xp.where(inside, rest[:, place], 0.0)
-    missed = _solve(matrix.reshape(-1, longest, longest), right.reshape(-1, longest))
+    missed = arrays.solve_positive(matrix.reshape(-1, longest, longest), right.reshape(-1, longest))
     missed = missed.reshape(right.shape)
     block = np.repeat(np.arange(len(blocks)), end - begin)
     epoch = np.concatenate([np.arange(*ends) for ends in blocks[:, 2:]])

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.core import arrays
+from fastdiff.core.options import one_of, whole_number
 
-from . import predictors as cpm_predictors
+from .exclusion import EXCLUSION, default_exclusion
 
 _MAX_TIME_ORDER = 5
 _RULES = ("nearest", "brightness", "cosine", "random")
@@ -19,23 +20,25 @@ CHOICES = ("gcv", "loo", "cv")
 NO_BLOCKS = np.empty((0, 4), np.int64)
 
 
-class Options:
+class CpmOptions:
     """A cube with all that was asked for.
 
     What has the shape of the cube lies where the cube lies, all else in the memory of the CPU.
     """
 
     def __init__(
-        self, data, mask, variance, weights, predictors, n_predictors, holdout, ridge, ridge_per,
-        exclusion, exclude, time_order, coefficients, leverage, seed, threads,
+        self, data: Any, *, mask: Any, variance: Any, weights: Any, predictors: str,
+        n_predictors: int, holdout: Any, ridge: float | str, ridge_per: str, exclusion: Any,
+        exclude: Any, time_order: int, coefficients: bool, leverage: bool, seed: int,
+        threads: int | None,
     ):  # fmt: skip
         n, ny, nx = self.shape = data.shape
         self.data, self.threads = data, threads
-        self.rule = _one_of("predictors", predictors, _RULES)
-        self.wanted = _whole("n_predictors", n_predictors, 1)
-        self.time_order = _whole("time_order", time_order, 0, _MAX_TIME_ORDER)
-        self.seed = _whole("seed", seed, 0)
-        self.ridge_per = _one_of("ridge_per", ridge_per, ("image", "pixel"))
+        self.rule = one_of("predictors", predictors, _RULES)
+        self.wanted = whole_number("n_predictors", n_predictors, 1)
+        self.time_order = whole_number("time_order", time_order, 0, _MAX_TIME_ORDER)
+        self.seed = whole_number("seed", seed, 0)
+        self.ridge_per = one_of("ridge_per", ridge_per, ("image", "pixel"))
         self.coefficients, self.leverage = bool(coefficients), bool(leverage)
         self.mask = _check_mask(mask, data.shape)
         self.variance = _check_variance(variance, data.shape)
@@ -62,8 +65,8 @@ class Options:
                 )
             self.excluded |= given.astype(bool)
         self.exclusion = _check_exclusion(exclusion, self.wanted, (ny, nx))
-        self.notes = []
-        if exclusion is None and self.exclusion != cpm_predictors.EXCLUSION:
+        self.notes: list[str] = []
+        if exclusion is None and self.exclusion != EXCLUSION:
             self.notes.append(
                 f"{ny} x {nx} pixels are small: a smaller exclusion, {self.exclusion}, may let the "
                 "wings of a star predict the star; take a larger cut-out if there is one"
@@ -189,7 +192,7 @@ def _check_weights(weights: Any, n: int) -> NDArray[np.float64]:
 
 def _check_ridge(ridge: Any) -> float | str:
     if isinstance(ridge, str):
-        return _one_of("ridge", ridge, CHOICES)
+        return one_of("ridge", ridge, CHOICES)
     if isinstance(ridge, bool) or not isinstance(ridge, (int, float, np.integer, np.floating)):
         raise TypeError(f"ridge is a {type(ridge).__name__}; it must be a number or 'gcv'")
     if not (np.isfinite(ridge) and ridge >= 0):
@@ -208,12 +211,12 @@ def _check_holdout(
             raise ValueError(
                 f"holdout is {holdout!r}; it must be folds, ('window', epochs) or None"
             )
-        width = _whole("holdout[1]", holdout[1], 0)
+        width = whole_number("holdout[1]", holdout[1], 0)
         middle = np.arange(n)
         first, stop = np.maximum(middle - width, 0), np.minimum(middle + width + 1, n)
         blocks = np.stack([first, stop, middle, middle + 1], axis=1)
     else:
-        folds = _whole("holdout", holdout, 2)
+        folds = whole_number("holdout", holdout, 2)
         if folds > n:
             raise ValueError(
                 f"holdout is {holdout} folds; `cube` has only {n} epochs: use at most as many"
@@ -233,10 +236,10 @@ def _check_holdout(
 
 def _check_exclusion(exclusion: Any, wanted: int, shape: tuple[int, int]) -> tuple[int, float]:
     if exclusion is None:
-        return cpm_predictors.default_exclusion(wanted, shape)
+        return default_exclusion(wanted, shape)
     try:
         rows, distance = exclusion
-        rows, distance = _whole("exclusion[0]", rows, -1), float(distance)
+        rows, distance = whole_number("exclusion[0]", rows, -1), float(distance)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f"exclusion is {exclusion!r}; it must be (rows, distance) in pixels, rows a whole "
@@ -245,18 +248,3 @@ def _check_exclusion(exclusion: Any, wanted: int, shape: tuple[int, int]) -> tup
     if not distance >= 0:
         raise ValueError(f"exclusion is {exclusion!r}; the distance must be 0 or more pixels")
     return rows, distance
-
-
-def _whole(name: str, value: Any, least: int, most: int | None = None) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} is a {type(value).__name__}; it must be a whole number")
-    if value < least or (most is not None and value > most):
-        limits = f"at least {least}" if most is None else f"{least} to {most}"
-        raise ValueError(f"{name} is {value}; it must be {limits}")
-    return int(value)
-
-
-def _one_of(name: str, value: Any, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
-    return value

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 
-if TYPE_CHECKING:
-    from .tile import Tile
+from .exclusion import steps
+from .options import CpmOptions
 
-EXCLUSION = (10, 16.0)  # section 2: rows and columns, and pixels of distance
-_ENOUGH = 50  # predictors, or half of the pixels, that a small field must allow
-
-
-def steps(exclusion: tuple[int, float], shape: tuple[int, int]) -> NDArray[np.int64]:
-    """(n, 2) of (y, x): steps from a target to its possible predictors, the closest first."""
-    rows, distance = exclusion
-    ny, nx = shape
-    dy, dx = np.mgrid[1 - ny : ny, 1 - nx : nx]
-    square = dy**2 + dx**2
-    allowed = (abs(dy) > rows) & (abs(dx) > rows) & (square >= distance**2) & (square > 0)
-    found = np.stack([dy[allowed], dx[allowed]], axis=1)
-    return found[np.argsort(square[allowed], kind="stable")].astype(np.int64)
+__all__ = ["choose"]
 
 
-def default_exclusion(wanted: int, shape: tuple[int, int]) -> tuple[int, float]:
-    """The paper's, lowered for small fields: first the rows and columns, then the distance."""
-    if 0 in shape:
-        return EXCLUSION
-    enough = min(wanted, _ENOUGH, shape[0] * shape[1] // 2)
-    rows, distance = EXCLUSION
-    while distance > 1 and _fewest(rows, distance, shape) < enough:
-        # Pixels of the same rows and columns share more of what the detector does than of the star.
-        if rows >= 0:
-            rows -= 1
-        else:
-            distance = round(0.9 * distance, 1)
-    return rows, distance
+class Field(Protocol):
+    """What `choose` reads of a tile."""
 
-
-def _fewest(rows: int, distance: float, shape: tuple[int, int]) -> int:
-    """Predictors of the pixel in the middle, which has the fewest."""
-    (ny, nx), y, x = shape, shape[0] // 2, shape[1] // 2
-    dy, dx = abs(np.arange(ny) - y)[:, None], abs(np.arange(nx) - x)[None]
-    square = dy**2 + dx**2
-    return int(((dy > rows) & (dx > rows) & (square >= distance**2) & (square > 0)).sum())
+    options: CpmOptions
+    size: tuple[int, ...]
+    window: tuple[slice, slice]
+    mean: Any
+    series: Any
+    xp: Any
 
 
 def choose(
-    tile: Tile, targets: NDArray[np.int64], usable: NDArray[np.bool_]
+    tile: Field, targets: NDArray[np.int64], usable: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """(n, wanted) pixels of the window of a tile and how many of them count."""
     options = tile.options

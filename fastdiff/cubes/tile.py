@@ -14,24 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.kernels import jit
 from fastdiff.kernels.cube import ridge as kernel
 
-from . import gpu as cpm_batched
-from . import predictors as cpm_predictors
-from .options import NO_BLOCKS, Options
+from . import gpu
+from .options import NO_BLOCKS, CpmOptions
+from .predictors import choose
 
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
 _CHUNK = 64 * kernel.RUN  # targets between two steps of the progress
 _SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
-RIDGES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
-_LEAST_RIDGE = 1e-13  # of that diagonal: below, rounding errors make the coefficients
+PENALTIES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
+_LEAST_PENALTY = 1e-13  # of that diagonal: below, rounding errors make the coefficients
 
 
-class Tile:
+class CubeTile:
     """The series of a window of pixels, their Gram matrix, and the predictors of each target."""
 
-    def __init__(self, options: Options, window: tuple[slice, slice], inner: tuple[slice, slice]):
+    def __init__(
+        self, options: CpmOptions, window: tuple[slice, slice], inner: tuple[slice, slice]
+    ):
         self.options, self.window, self.inner = options, window, inner
         xp = self.xp = arrays.namespace(options.data)
         cut = (slice(None), *window)
@@ -43,10 +44,7 @@ class Tile:
             bad |= options.mask[cut].reshape(n, -1).T
         series[bad] = 0.0  # no NaN times zero
         broken = xp.flatnonzero(bad.any(1))
-        if xp is np:
-            jit.run(kernel.bridge_cpu, len(broken), options.threads, broken, series, bad)
-        else:
-            jit.launch(kernel.bridge_cuda, len(broken), broken, series, bad)
+        kernel.bridge_series(broken, series, bad, options.threads)
         self.bad = bad
         square = self.roots**2
         self.mean = series @ square / square.sum()
@@ -63,7 +61,7 @@ class Tile:
         local = np.ravel_multi_index(
             ((y - window[0].start)[order], (x - window[1].start)[order]), self.size
         )
-        lists, counts = cpm_predictors.choose(self, local, usable)
+        lists, counts = choose(self, local, usable)
         fitted = (counts > 0) & (n_good[local] > self.n_free)
         self.targets, counts = local[fitted], counts[fitted]
         lists = lists[fitted][:, : max(1, int(counts.max(initial=0)))]
@@ -77,6 +75,10 @@ class Tile:
         np.put_along_axis(
             self.lists, columns, np.arange(len(series), len(self.series), dtype=np.int32)[None], 1
         )
+
+    def lists_of(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+        """Targets, lists of their predictors, and how many of these count."""
+        return self.targets[chosen], self.lists[chosen], self.counts[chosen]
 
     @functools.cached_property
     def gram(self) -> Any:
@@ -136,33 +138,33 @@ class Tile:
         return float(squares[squares > 0].mean()) if (squares > 0).any() else 1.0
 
     def scores(
-        self, how: str, sample: NDArray[np.int64], ridges: NDArray[np.float64]
+        self, how: str, sample: NDArray[np.int64], penalties: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """(n, n_ridges): logarithms of the mean squared error that each strength promises."""
+        """(n, n_penalties): logarithms of the mean squared error that each penalty promises."""
         options = self.options
         n = float((options.roots > 0).sum())
         shared = how == "gcv" and options.variance is None and not self.few_epochs
         if shared and self.xp is np:
-            square, freedom = np.empty((2, len(sample), len(ridges)))
-            jit.run(
-                kernel.scores_cpu, len(sample), options.threads, self.gram, self.targets[sample],
-                self.lists[sample], self.counts[sample], self.n_free, ridges, square, freedom,
+            square, freedom = np.empty((2, len(sample), len(penalties)))
+            kernel.score_penalties(
+                self.gram, *self.lists_of(sample), self.n_free, penalties, square, freedom,
+                threads=options.threads,
             )  # fmt: skip
             left = np.maximum(1 - freedom / n, 1e-6)
             return np.log(np.maximum(square, 1e-300)) - 2 * np.log(left)
         blocks = options.blocks if how == "cv" else _single_epochs(options.shape[0])
-        out = np.empty((len(sample), len(ridges)))
+        out = np.empty((len(sample), len(penalties)))
         roots = self.roots if shared else self.roots_of(sample)
         y = self.series[self.xp.asarray(self.targets[sample])]
-        for j, strength in enumerate(ridges):
-            strengths = np.full(len(sample), strength)
+        for j, penalty in enumerate(penalties):
+            same = np.full(len(sample), penalty)
             try:
                 if how == "gcv":
                     prediction, freedom, *_ = self.run(
-                        sample, strengths, NO_BLOCKS, leverage=True, shared=shared
+                        sample, same, NO_BLOCKS, leverage=True, shared=shared
                     )
                 else:
-                    prediction, freedom, *_ = self.run(sample, strengths, blocks)
+                    prediction, freedom, *_ = self.run(sample, same, blocks)
             except np.linalg.LinAlgError:  # of a GPU: so little is no penalty
                 out[:, j] = np.inf
                 continue
@@ -174,12 +176,12 @@ class Tile:
         return out
 
     def choose_each(self, how: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The strength with the best score for each of some targets."""
-        grid = RIDGES * self.scale
+        """The penalty with the best score for each of some targets."""
+        grid = PENALTIES * self.scale
         return grid[np.argmin(self.scores(how, chosen, grid), axis=1)]
 
     def run(
-        self, chosen: NDArray[np.int64], ridge: NDArray[np.float64], blocks: NDArray[np.int64], *,
+        self, chosen: NDArray[np.int64], penalty: NDArray[np.float64], blocks: NDArray[np.int64], *,
         leverage: bool = False, coefficients: bool = False, shared: bool = False,
     ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
         """Prediction, freedom, leverage and coefficients by a factor for each target.
@@ -187,45 +189,45 @@ class Tile:
         With `shared`, on a GPU, by the weights of all, also where a target has its own.
         """
         options, n, xp = self.options, len(chosen), self.xp
-        lists = self.targets[chosen], self.lists[chosen], self.counts[chosen]
+        lists = self.lists_of(chosen)
         if self.xp is not np:
             roots = self.roots_of(chosen)
             if shared:
                 roots[...] = self.roots
-            return cpm_batched.single(
-                self.few_epochs, self.series, *map(xp.asarray, lists), self.n_free,
-                xp.asarray(ridge), roots, blocks, _runs(blocks), leverage,
-            )  # fmt: skip
+            fits = gpu.Fits(self.series, *map(xp.asarray, lists), self.n_free, xp.asarray(penalty))
+            return gpu.single(
+                fits, roots, blocks, _runs(blocks), few_epochs=self.few_epochs, leverage=leverage
+            )
         own, which = self.own
         prediction, freedom = np.empty((n, options.shape[0])), np.full(n, np.nan)
         leverages = np.empty((n if leverage else 0, options.shape[0]))
         values = np.zeros((n if coefficients else 0, self.lists.shape[1]))
         rest = (
-            *lists, self.n_free, ridge, options.roots, own, which[chosen], blocks, _runs(blocks),
+            *lists, self.n_free, penalty, options.roots, own, which[chosen], blocks, _runs(blocks),
             prediction, freedom, leverages, values,
         )  # fmt: skip
         if self.few_epochs:
-            jit.run(kernel.dual_cpu, n, options.threads, self.series, *rest)
+            kernel.fit_dual(self.series, *rest, threads=options.threads)
         else:
-            jit.run(kernel.single_cpu, n, options.threads, self.series, self.gram, *rest)
+            kernel.fit_single(self.series, self.gram, *rest, threads=options.threads)
         return prediction, freedom, leverages, values
 
     def run_shared(
-        self, places: NDArray[np.int64], gram: Any, strength: float, begin: int, end: int,
+        self, places: NDArray[np.int64], gram: Any, penalty: float, begin: int, end: int,
         prediction: Any, coefficients: Any,
     ) -> None:  # fmt: skip
         """Predict epochs begin <= n < end of some targets by fits with the weights of `gram`."""
-        lists = self.targets[places], self.lists[places], self.counts[places]
+        lists = self.lists_of(places)
         if self.xp is np:
-            jit.run(
-                kernel.shared_cpu, -(-len(places) // kernel.RUN), self.options.threads, self.series,
-                gram, *lists, self.n_free, strength, begin, end, prediction, coefficients,
+            kernel.fit_shared(
+                self.series, gram, *lists, self.n_free, penalty, begin, end, prediction,
+                coefficients, threads=self.options.threads,
             )  # fmt: skip
         else:
-            cpm_batched.shared(
-                self.series[:, begin:end], gram, *map(self.xp.asarray, lists), self.n_free,
-                self.xp.full(len(places), strength), prediction[:, begin:end], coefficients,
-            )  # fmt: skip
+            penalties = self.xp.full(len(places), penalty)
+            lists = map(self.xp.asarray, lists)
+            fits = gpu.Fits(self.series[:, begin:end], *lists, self.n_free, penalties)
+            gpu.shared(fits, gram, prediction[:, begin:end], coefficients)
 
     @property
     def few_epochs(self) -> bool:
@@ -233,12 +235,12 @@ class Tile:
         n, k = self.options.shape[0], float(np.median(self.counts))
         return n**2 * k + n**3 < k**3 / 3 + k**2 * n
 
-    def fits(self, ridge: float | str) -> NDArray[np.int64]:
+    def fits(self, penalty: float | str) -> NDArray[np.int64]:
         """Blocks whose fits neighbours share, or none where a factor for each target costs less."""
         options = self.options
         n, k = options.shape[0], float(np.median(self.counts))
         whole = np.array([[0, 0, 0, n]])
-        if options.leverage or options.variance is not None or isinstance(ridge, str):
+        if options.leverage or options.variance is not None or isinstance(penalty, str):
             return whole[:0]
         fits = options.blocks
         if not len(fits) or options.coefficients or (options.roots == 0).any():
@@ -248,17 +250,17 @@ class Tile:
             alone = n**2 * k + n**3
         return fits if len(fits) * _SHARED * k**3 / 3 < alone else whole[:0]
 
-    def fit(self, ridge: float | str, image: Any, maps: dict[str, Any]) -> Iterator[float]:
+    def fit(self, penalty: float | str, image: Any, maps: dict[str, Any]) -> Iterator[float]:
         """Fill the image and the maps at the targets; from time to time, how many more are done."""
         options = self.options
         n_inner = int(np.prod([s.stop - s.start for s in self.inner]))
         yield n_inner - len(self.targets)
         if not len(self.targets):
             return
-        least = _LEAST_RIDGE * self.scale
-        fits = self.fits(ridge)
+        least = _LEAST_PENALTY * self.scale
+        fits = self.fits(penalty)
         together = np.flatnonzero(self.own[1] < 0) if len(fits) else np.empty(0, np.int64)
-        strength = np.maximum(float(ridge), least) if len(fits) else np.nan
+        common = np.maximum(float(penalty), least) if len(fits) else np.nan
         prediction = self.xp.empty((len(together), options.shape[0]))
         values = self.xp.zeros((len(together) if options.coefficients else 0, self.lists.shape[1]))
         idle = self.xp.asarray(np.flatnonzero(options.roots == 0))
@@ -267,7 +269,7 @@ class Tile:
             for chosen in _chunks(len(together)):
                 places = together[chosen]
                 self.run_shared(
-                    places, gram, strength, begin, end, prediction[chosen],
+                    places, gram, common, begin, end, prediction[chosen],
                     values[chosen] if first == stop else values[:0],
                 )  # fmt: skip
                 yield len(places) / len(fits)
@@ -275,25 +277,25 @@ class Tile:
                 prediction[:, idle] = kept
         for chosen in _chunks(len(together)):
             places = together[chosen]
-            strengths = np.full(len(places), strength)
-            self.write(places, strengths, prediction[chosen], image, maps, values=values[chosen])
+            penalties = np.full(len(places), common)
+            self.write(places, penalties, prediction[chosen], image, maps, values=values[chosen])
         alone = np.setdiff1d(np.arange(len(self.targets)), together)
         for chosen in _chunks(len(alone)):
             places = alone[chosen]
-            if isinstance(ridge, str):
-                strengths = self.choose_each(ridge, places)
+            if isinstance(penalty, str):
+                penalties = self.choose_each(penalty, places)
             else:
-                strengths = np.full(len(places), float(ridge))
-            strengths = np.maximum(strengths, least)
+                penalties = np.full(len(places), float(penalty))
+            penalties = np.maximum(penalties, least)
             prediction, *others = self.run(
-                places, strengths, options.blocks, leverage=options.leverage,
+                places, penalties, options.blocks, leverage=options.leverage,
                 coefficients=options.coefficients,
             )  # fmt: skip
-            self.write(places, strengths, prediction, image, maps, *others)
+            self.write(places, penalties, prediction, image, maps, *others)
             yield len(places)
 
     def write(
-        self, chosen: NDArray[np.int64], strengths: NDArray[np.float64],
+        self, chosen: NDArray[np.int64], penalties: NDArray[np.float64],
         prediction: Any, image: Any, maps: dict[str, Any],
         freedom: Any = None, leverage: Any = None, values: Any = None,
     ) -> None:  # fmt: skip
@@ -305,7 +307,7 @@ class Tile:
         y, x = y + self.window[0].start, x + self.window[1].start
         there = (slice(None), xp.asarray(y), xp.asarray(x))
         image[there] = rest.T
-        maps["ridge"][y, x] = strengths
+        maps["ridge"][y, x] = penalties
         maps["n_predictors"][y, x] = self.counts[chosen] - self.n_free
         if maps["leverage"] is not None:
             maps["freedom"][y, x] = arrays.on_host(freedom)

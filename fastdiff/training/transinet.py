@@ -285,24 +285,19 @@ def train_transinet_lite(
     rates = _schedule(schedule, warm_up, decay)
     if size % TransiNetLite.stride or size < TransiNetLite.stride:
         raise ValueError(f"size is {size}; it must be a multiple of {TransiNetLite.stride} pixels")
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     parameters = _MORE_DEFECTS | dict(parameters or {})
     torch.manual_seed(seed)
     network: nn.Module = TransiNetLite(channels)
-    if initial is not None:
-        network = load_transinet_lite(initial).requires_grad_(True)
-    scene = {"seed": seed, "preset": preset, **parameters}
+    network = network if initial is None else load_transinet_lite(initial).requires_grad_(True)
+    scene, shape = {"seed": seed, "preset": preset, **parameters}, (size, size)
     network = train(
         network.to(device, memory_format=torch.channels_last),
-        samples(
-            batch, (size, size), extra=extra, extra_fraction=extra_fraction, threads=threads,
-            **scene,
-        ),
+        samples(batch, shape, extra=extra, extra_fraction=extra_fraction, threads=threads, **scene),
         transinet_lite_loss(attention, multi_scale, flux),
         steps=steps, out=out, seed=seed, learning_rate=learning_rate, schedule=rates,
         weight_decay=weight_decay, clip=clip, average=average, checkpoint_every=checkpoint_every,
-        evaluate=validation(n_validation, (size, size), **scene) if evaluate_every else None,
+        evaluate=validation(n_validation, shape, **scene) if evaluate_every else None,
         evaluate_every=evaluate_every, log_every=log_every, resume=resume, progress=progress,
     )  # fmt: skip
     recipe = (
@@ -311,8 +306,13 @@ def train_transinet_lite(
         f"AdamW {learning_rate} {schedule}, attention {attention}, multi-scale {multi_scale}, "
         f"flux {flux}, extra {extra_fraction if extra is not None else 0}"
     )
-    path = Path(out) / "transinet-lite.onnx"
+    path = Path(out, "transinet-lite.onnx")
     return _export(network.cpu(), path, recipe, stride=16, matched=True)
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def _schedule(name: str, warm_up: int, decay: float) -> Schedule:
@@ -403,8 +403,7 @@ def train_transinet(
     pathlib.Path
         The ONNX file.
     """
-    if threads is not None:
-        torch.set_num_threads(threads)
+    _use_threads(threads)
     torch.manual_seed(seed)
     network = InUnits(TransiNet(width), unit).to(device)
     common = {"seed": seed, "preset": preset, "matched": False, "threads": threads}

@@ -676,3 +676,52 @@ def bridge_cuda(rows, series, bad):
     item = cuda.grid(1)
     if item < rows.shape[0]:
         bridge(series[rows[item]], bad[rows[item]])
+
+
+# ------------------------------------------------------------------- entry points
+#
+# Arrays are those of the loops above, in their order; what is filled comes last.
+
+
+def bridge_series(rows, series, bad, threads: int | None = None) -> None:
+    """Fill bad points of rows of `series` from what lies before and after them, in place."""
+    if jit.on_cpu(series):
+        jit.run(bridge_cpu, len(rows), threads, rows, series, bad)
+    else:
+        jit.launch(bridge_cuda, len(rows), rows, series, bad)
+
+
+def fit_shared(series, gram, targets, *rest: object, threads: int | None = None) -> None:
+    """Fits that neighbours share: arguments of `shared_cpu`; only in the memory of the CPU."""
+    jit.run(shared_cpu, -(-len(targets) // RUN), threads, series, gram, targets, *rest)
+
+
+def fit_single(series, gram, targets, *rest: object, threads: int | None = None) -> None:
+    """A matrix of predictors for each target: arguments of `single_cpu`; on the CPU only."""
+    jit.run(single_cpu, len(targets), threads, series, gram, targets, *rest)
+
+
+def fit_dual(series, targets, *rest: object, threads: int | None = None) -> None:
+    """A matrix of epochs for each target: arguments of `dual_cpu`; on the CPU only."""
+    jit.run(dual_cpu, len(targets), threads, series, targets, *rest)
+
+
+def score_penalties(gram, targets, *rest: object, threads: int | None = None) -> None:
+    """Squared residuals and freedom for a series of penalties: arguments of `scores_cpu`."""
+    jit.run(scores_cpu, len(targets), threads, gram, targets, *rest)
+
+
+def gather_systems(gram, targets, lists, counts, n_free, ridge, matrix, right) -> None:
+    """Fill the normal equations (n, k, k) and (n, k) of targets, on a GPU."""
+    n_items = len(lists) * lists.shape[1] ** 2
+    jit.launch(gather_cuda, n_items, gram, targets, lists, counts, n_free, ridge, matrix, right)
+
+
+def solve_forward_columns(factor, columns) -> None:
+    """Replace columns (n, k, m) by L^-1 columns for factors L (n, k, k), on a GPU."""
+    jit.launch(forward_cuda, len(columns) * columns.shape[2], factor, columns)
+
+
+def predict_targets(series, lists, counts, coefficients, out) -> None:
+    """Fill `out` (n, n_epochs) with the sums of the predictors, on a GPU."""
+    jit.launch(predict_cuda, out.shape[0] * out.shape[1], series, lists, counts, coefficients, out)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from fastdiff import cpm_subtract
 from fastdiff.cli.app import app
-from fastdiff.cubes.tile import Tile
+from fastdiff.cubes.tile import CubeTile
 from fastdiff.io import cubes
 from tests.io.test_cubes import drifting, target_pixels
 
@@ -59,14 +59,14 @@ def test_command_with_options_and_failures(tmp_path):
 
 
 def test_interrupted_command_goes_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastdiff.cubes.cube._WHOLE", 10)
-    monkeypatch.setattr("fastdiff.cubes.cube._TILE", 5)
+    monkeypatch.setattr("fastdiff.cubes.plan._WHOLE", 10)
+    monkeypatch.setattr("fastdiff.cubes.plan._TILE", 5)
     np.save(tmp_path / "cube.npy", drifting())
     words = [tmp_path / "cube.npy", "-o", tmp_path / "out.fits", "--no-png", "--predictors", 40]
     run(*words)
     expected = (tmp_path / "out.fits").read_bytes()
     (tmp_path / "out.fits").unlink()
-    fit, fitted = Tile.fit, []
+    fit, fitted = CubeTile.fit, []
 
     def stop_at_the_third(*arguments):
         fitted.append(arguments)
@@ -74,7 +74,7 @@ def test_interrupted_command_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return fit(*arguments)
 
-    monkeypatch.setattr(Tile, "fit", stop_at_the_third)
+    monkeypatch.setattr(CubeTile, "fit", stop_at_the_third)
     assert "kept in" in run(*words, code=130)
     part = {"out.part.npy", "out.part.npz"}
     assert part <= {p.name for p in tmp_path.iterdir()}

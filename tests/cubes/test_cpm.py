@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from fastdiff.core import arrays
-from fastdiff.cubes import cube as cpm_cube
 from fastdiff.cubes import gpu as cpm_batched
+from fastdiff.cubes import plan as cpm_plan
 from fastdiff.cubes import tile as cpm_tile
 from fastdiff.cubes.cpm import cpm_subtract
 from tests import pretend_cupy
@@ -114,7 +114,7 @@ def test_every_way_to_solve_is_the_same(small, monkeypatch, n, holdout, order):
     options = SMALL | {"weights": weights, "holdout": holdout, "ridge": 1e-3, "time_order": order}
     images = []
     for few, share in [(False, False), (True, False), (False, True), (True, True)]:
-        monkeypatch.setattr(cpm_tile.Tile, "few_epochs", few)
+        monkeypatch.setattr(cpm_tile.CubeTile, "few_epochs", few)
         monkeypatch.setattr(cpm_tile, "_SHARED", 0.0 if share else np.inf)
         images.append(cpm_subtract(cube, **options).image)
     for image in images[1:]:
@@ -184,8 +184,8 @@ def test_freedom_leverage_and_coefficients(quiet):
 
 def test_tiles_change_nothing(quiet, monkeypatch):
     whole = cpm_subtract(quiet, ridge=1e-3, **RULE)
-    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
-    monkeypatch.setattr(cpm_cube, "_TILE", 7)
+    monkeypatch.setattr(cpm_plan, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_plan, "_TILE", 7)
     tiles = cpm_subtract(quiet, ridge=1e-3, **RULE)
     np.testing.assert_array_equal(tiles.n_predictors, whole.n_predictors)
     # at corners, where predictors lie beyond the halo, others of the same number are taken
@@ -199,8 +199,8 @@ def test_strength_of_tiles_comes_from_all_of_the_cube(quiet, monkeypatch):
     cube = quiet.copy()
     cube[:, :8, :8] = np.random.default_rng(0).normal(0, 1e-6, (160, 8, 8))
     whole = cpm_subtract(cube, **RULE)
-    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
-    monkeypatch.setattr(cpm_cube, "_TILE", 7)
+    monkeypatch.setattr(cpm_plan, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_plan, "_TILE", 7)
     tiles = cpm_subtract(cube, **RULE)
     assert 0.03 < tiles.ridge / whole.ridge < 30
     assert np.median(tiles.rms) < 1.03 * np.median(whole.rms)
@@ -353,8 +353,8 @@ def test_a_memory_map(quiet, tmp_path, dtype):
 
 @pytest.mark.parametrize("strength", ["gcv", 1e-3])
 def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
-    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
-    monkeypatch.setattr(cpm_cube, "_TILE", 8)
+    monkeypatch.setattr(cpm_plan, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_plan, "_TILE", 8)
     options = RULE | {"ridge": strength}
     expected = cpm_subtract(quiet, **options)
     path = tmp_path / "done.npz"
@@ -377,7 +377,7 @@ def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
     with pytest.raises(ValueError, match="is of another cube or of other options"):
         cpm_subtract(quiet + 1, out=out, checkpoint=path, **options)
     told = []
-    monkeypatch.setattr(cpm_tile.Tile, "fit", spy(told))
+    monkeypatch.setattr(cpm_tile.CubeTile, "fit", spy(told))
     result = cpm_subtract(quiet, out=out, checkpoint=path, **options)
     assert len(told) < 12 * 0.6  # of 3 x 4 tiles
     np.testing.assert_array_equal(result.image, expected.image)
@@ -389,7 +389,7 @@ def test_interrupted_work_goes_on(quiet, tmp_path, monkeypatch, strength):
 
 
 def spy(told):
-    fit = cpm_tile.Tile.fit
+    fit = cpm_tile.CubeTile.fit
     return lambda *args: told.append(args) or fit(*args)
 
 
@@ -585,8 +585,8 @@ def test_singular_matrices_on_a_gpu(small, monkeypatch):
     """cuSOLVER factors them without a word: strengths with which it does are never chosen."""
     cube = np.nan_to_num(small, posinf=0.0)
     cube[:, :, 1::2] = cube[:, :, ::2]  # every predictor twice
-    monkeypatch.setattr(cpm_tile, "_LEAST_RIDGE", 0.0)
-    monkeypatch.setattr(cpm_tile, "RIDGES", np.array([0.0, 1e-30, 1e-3]))
+    monkeypatch.setattr(cpm_tile, "_LEAST_PENALTY", 0.0)
+    monkeypatch.setattr(cpm_tile, "PENALTIES", np.array([0.0, 1e-30, 1e-3]))
     cupy = pretend_cupy.install(monkeypatch)
     for holdout in (None, ("window", 2)):
         options = SMALL | {"holdout": holdout}
@@ -631,8 +631,8 @@ def test_a_gpu_takes_masks_and_variances(small, monkeypatch, n, ridge):
 
 
 def test_a_gpu_works_in_tiles_and_in_parts(small, monkeypatch):
-    monkeypatch.setattr(cpm_cube, "_WHOLE", 10)
-    monkeypatch.setattr(cpm_cube, "_TILE", 9)
+    monkeypatch.setattr(cpm_plan, "_WHOLE", 10)
+    monkeypatch.setattr(cpm_plan, "_TILE", 9)
     whole = both(monkeypatch, small, ridge=1e-3, **SMALL)[1]
     monkeypatch.setattr(cpm_batched, "_BYTES", 2e6)
     expected, made, _ = both(monkeypatch, small, ridge=1e-3, **SMALL)

@@ -169,6 +169,11 @@ def subtract(
         unknown = np.full((1, 1), np.nan)
         frames.extras["psf"] = [unknown if not made else made.psf for made in found]
     seconds = {k: v if k == "measure" else v / across for k, v in clock.seconds.items()}
+    return _meta(found, stats) | {"seconds": seconds}
+
+
+def _meta(found: list[_Made | None], stats: NDArray[np.float64]) -> dict[str, Any]:
+    """What the method adds to ``Difference.meta``, one value a pair."""
     return {
         "convolved": [made.kernel.convolved if made else None for made in found],
         "fwhm": np.array([made.fwhm if made else (np.nan, np.nan) for made in found]),
@@ -178,7 +183,6 @@ def subtract(
         "sky_noise": np.median(stats[:, :, 3], axis=1),
         "pixel_threshold": 3.0,
         "noise_free": False,
-        "seconds": seconds,
     }
 
 
