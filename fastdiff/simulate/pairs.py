@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from astropy.table import Table
 
-# Parameters of `fastdiff.kernels.synth.synth.Scene`, which says what each one is.
+# Parameters of `fastdiff.kernels.synth.scene.Scene`, which says what each one is.
 SURVEY: dict[str, Any] = {
     "fwhm_ref": (1.5, 11.0),
     "fwhm_sci": (1.5, 11.0),
@@ -252,7 +252,7 @@ def pairs(
         PSF, in addition to the procedural sources (set ``star_density=(1e-9, 1e-8)`` and
         ``galaxy_density=(1e-9, 1e-8)`` to have none).
     **parameters
-        Any field of `fastdiff.kernels.synth.synth.Scene`, to override the preset.
+        Any field of `fastdiff.kernels.synth.scene.Scene`, to override the preset.
 
     Returns
     -------
@@ -272,7 +272,7 @@ def pairs(
     >>> sample.sci.shape
     (2, 64, 64)
     """
-    from fastdiff.kernels.synth import synth
+    from fastdiff.kernels.synth import synth, tables
 
     if preset not in PRESETS:
         raise ValueError(f"`preset` is {preset!r}; it must be one of {', '.join(PRESETS)}")
@@ -285,9 +285,11 @@ def pairs(
     background = None
     if backgrounds is not None:
         background = _Backgrounds(backgrounds, seed, (ny, nx))
-    batch = synth.synthesise(scene, n, (ny, nx), seed, start, threads, background)
+    batch = synth.synthesise(
+        scene, n, (ny, nx), seed, start, threads=threads, background=background
+    )
     frame = batch.frame
-    scale = frame[:, synth.GAIN_REF] / (frame[:, synth.GAIN_SCI] * frame[:, synth.THROUGHPUT])
+    scale = frame[:, tables.GAIN_REF] / (frame[:, tables.GAIN_SCI] * frame[:, tables.THROUGHPUT])
     return Pairs(
         batch.ref,
         batch.sci,
@@ -312,7 +314,7 @@ def _checked_shape(shape: Any) -> tuple[int, int]:
 
 
 def _scene(values: dict[str, Any], preset: str) -> Any:
-    from fastdiff.kernels.synth.synth import Scene
+    from fastdiff.kernels.synth.scene import Scene
 
     unknown = sorted(set(values) - set(Scene._fields))
     if unknown:
@@ -352,7 +354,7 @@ class _Backgrounds:
         from scipy.ndimage import affine_transform
         from scipy.signal import fftconvolve
 
-        from fastdiff.kernels.synth import synth
+        from fastdiff.kernels.synth import tables
 
         ny, nx = self.shape[0] + 1, self.shape[1] + 1
         out = np.empty((len(frame), 2, ny, nx), np.float32)
@@ -364,13 +366,13 @@ class _Backgrounds:
             turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
             centre = (np.array(image.shape) - 1) / 2 + shift
             for j in range(2):
-                shifted = np.array([frame[k, synth.FY_REF + 2 * j], frame[k, synth.FX_REF + 2 * j]])
+                shifted = np.array([frame[k, tables.FY_REF + 2 * j], frame[k, tables.FX_REF + 2 * j]])
                 origin = centre - turn @ ((np.array([ny, nx]) - 2) / 2 + shifted)
                 warped = affine_transform(
                     image, turn, origin, output_shape=(ny, nx), order=1, mode="reflect"
                 )
                 kernel = psf_image(psf[k, j])
-                brightness = frame[k, synth.THROUGHPUT] if j == 0 else 1.0
+                brightness = frame[k, tables.THROUGHPUT] if j == 0 else 1.0
                 reach = kernel.shape[0] // 2
                 padded = np.pad(warped, reach, mode="reflect") * brightness
                 out[k, j] = fftconvolve(padded, kernel, mode="valid")
@@ -378,7 +380,7 @@ class _Backgrounds:
 
 
 def psf_image(terms: np.ndarray, half: int = 20) -> np.ndarray:
-    """A PSF, (PSF_TERMS, 6) of `fastdiff.kernels.synth.synth`, as an image of unit sum."""
+    """A PSF, (PSF_TERMS, 6) of `fastdiff.kernels.synth.tables`, as an image of unit sum."""
     y, x = np.mgrid[-half : half + 1, -half : half + 1]
     image = np.zeros(x.shape)
     for weight, ox, oy, xx, xy, yy in terms.astype(float):
