@@ -32,7 +32,7 @@ from .tables import (
 f32 = np.float32
 
 
-@jit.body
+@jit.item
 def draw_artefacts(scene, field, own):
     """Append cosmic rays, hot pixels and bad columns of each image."""
     for image in range(2):
@@ -44,7 +44,7 @@ def draw_artefacts(scene, field, own):
         draw_bad_columns(scene.bad_columns * field.areas * share, level, image, field, own)
 
 
-@jit.body
+@jit.item
 def draw_cosmic_rays(mean, level, image, field, own):
     """Short segments, narrower than any PSF."""
     state = own.state
@@ -62,7 +62,7 @@ def draw_cosmic_rays(mean, level, image, field, own):
         )
 
 
-@jit.body
+@jit.item
 def draw_hot_pixels(mean, level, image, field, own):
     """Points in the middle of a pixel."""
     state = own.state
@@ -79,7 +79,7 @@ def draw_hot_pixels(mean, level, image, field, own):
         )
 
 
-@jit.body
+@jit.item
 def draw_bad_columns(mean, level, image, field, own):
     """Segments of one column, brighter or darker than the sky."""
     state = own.state
@@ -96,7 +96,7 @@ def draw_bad_columns(mean, level, image, field, own):
         )
 
 
-@jit.body
+@jit.item
 def draw_missing(scene, field, own):
     """Missing pixels: an edge, a block or a column; sometimes the same in both images."""
     state, frame = own.state, own.frame
@@ -130,7 +130,7 @@ def draw_missing(scene, field, own):
         frame[m + Y_STOP] = y1
 
 
-@jit.body
+@jit.item
 def draw_trails(scene, field, own):
     """Append trails of satellites and aeroplanes: most cross the frame, some begin or end on it."""
     state, frame = own.state, own.frame

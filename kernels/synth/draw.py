@@ -93,7 +93,7 @@ def draw_scene(scene, seed, sample, size, profiles, own):
     draw_trails(scene, field, own)
 
 
-@jit.body
+@jit.item
 def draw_frame(scene, state, frame):
     """Sky, noise and detector of both images."""
     sky = draw_log_range(state, scene.sky)
@@ -118,7 +118,7 @@ def draw_frame(scene, state, frame):
         frame[FY_REF + 2 * image] = fy if resampled else f32(0)
 
 
-@jit.body
+@jit.item
 def noise_limits(own):
     """(variance of the read noise, flux with S/N = 1, peak of the faintest Gaussian kept).
 
@@ -140,7 +140,7 @@ def noise_limits(own):
     return read_variance, flux_unit, faintest
 
 
-@jit.body
+@jit.item
 def draw_maps(scene, size, own):
     """The map D{} of eq 3 about the frame's centre: one half of it on each image."""
     state, frame = own.state, own.frame

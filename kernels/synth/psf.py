@@ -26,7 +26,7 @@ f32 = np.float32
 FWHM_TO_SIGMA = f32(1 / (2 * math.sqrt(2 * math.log(2))))
 
 
-@jit.body
+@jit.item
 def draw_psfs(scene, moffat_table, own):
     """Fill the terms of both PSFs; their widths come back, (FWHM of ref, FWHM of sci)."""
     state = own.state
@@ -108,7 +108,7 @@ def draw_psf(state, psf, fwhm, ecc_max, moffat, moffat_terms, asymmetric, spiky,
         add_spikes(psf, weight, long, short, spike_angle)
 
 
-@jit.body
+@jit.item
 def add_spikes(psf, weight, long, short, spike_angle):
     """Two long, thin Gaussians at right angles, each with `weight` of the flux."""
     for k in range(MOFFAT_TERMS + 1):

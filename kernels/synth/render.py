@@ -224,7 +224,7 @@ class Band(NamedTuple):
     normals: Any  # (3, nx + 1) float32
 
 
-@jit.body
+@jit.item
 def add_sources(own, band):
     """Add the Gaussians of all planes, each within its box."""
     y_first, last_row, last_column = band.y_first, band.n_rows - 1, band.columns.size - 1
@@ -249,7 +249,7 @@ def add_sources(own, band):
                     line[x] += gaussian_value(peak, a, b, c, columns[x] - centre, dy)
 
 
-@jit.body
+@jit.item
 def add_defects(own, band):
     """Add the defects of both images, each within five of its widths."""
     y_first, last_row, last_column = band.y_first, band.n_rows - 1, band.columns.size - 1
@@ -271,7 +271,7 @@ def add_defects(own, band):
                     band.extras[image, y, x] += defect_value(row, f32(x), f32(y + y_first))
 
 
-@jit.body
+@jit.item
 def observe_band(seed, sample, own, background, band, variance):
     """Add sky and background, note the variance, and let the detector see both images.
 
@@ -300,7 +300,7 @@ def observe_band(seed, sample, own, background, band, variance):
             )  # fmt: skip
 
 
-@jit.body
+@jit.item
 def write_band(own, band, ref, sci, truth):
     """Write a sample's rows, shifted and in counts, with NaN where pixels are lost."""
     frame, y_first = own.frame, band.y_first

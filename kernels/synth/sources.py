@@ -75,7 +75,7 @@ class Galaxy(NamedTuple):
 # ---------------------------------------------------------------- galaxies
 
 
-@jit.body
+@jit.item
 def draw_galaxies(scene, field, sersic_table, own):
     """Append the galaxies; returns their number and the cluster."""
     state = own.state
@@ -93,7 +93,7 @@ def draw_galaxies(scene, field, sersic_table, own):
     return n_galaxies, cluster
 
 
-@jit.body
+@jit.item
 def add_galaxy(scene, field, cluster, central, sersic_table, own, g):
     """Append galaxy number `g`: its disk, bulge and clumps."""
     state = own.state
@@ -117,7 +117,7 @@ def add_galaxy(scene, field, cluster, central, sersic_table, own, g):
     add_clumps(galaxy, drift, clumps, field.faintest, own)
 
 
-@jit.body
+@jit.item
 def draw_place_of_galaxy(scene, field, cluster, central, state):
     """(x, y, half-light radius, S/N) of a galaxy: anywhere, in the centre or in the cluster."""
     x, y = field.width * draw(state), field.height * draw(state)
@@ -137,7 +137,7 @@ def draw_place_of_galaxy(scene, field, cluster, central, state):
     return x, y, radius, snr
 
 
-@jit.body
+@jit.item
 def draw_drift(field, state):
     """A source's own displacement and relative flux error."""
     x = field.jitter * draw_normal(state)
@@ -145,7 +145,7 @@ def draw_drift(field, state):
     return Drift(x, y, field.flicker * draw_normal(state))
 
 
-@jit.body
+@jit.item
 def add_disk_and_bulge(galaxy, drift, sersic_table, faintest, own):
     """Append the Gaussians of both; the bulge is rounder and smaller than the disk."""
     cos, sin = galaxy.cos, galaxy.sin
@@ -173,7 +173,7 @@ def add_disk_and_bulge(galaxy, drift, sersic_table, faintest, own):
                 add_source(own, source, drift, MOFFAT_TERMS, faintest)
 
 
-@jit.body
+@jit.item
 def add_clumps(galaxy, drift, clumps, faintest, own):
     """Append star-forming clumps on a two-armed logarithmic spiral in the disk's plane."""
     state, cos, sin = own.state, galaxy.cos, galaxy.sin
@@ -200,7 +200,7 @@ def add_clumps(galaxy, drift, clumps, faintest, own):
 # ---------------------------------------------------------------- stars
 
 
-@jit.body
+@jit.item
 def draw_stars(scene, field, cluster, own):
     """Append stars, some of them variable; then those that vanished, which are in ref only."""
     state = own.state
@@ -219,7 +219,7 @@ def draw_stars(scene, field, cluster, own):
         add_star(scene, field, own, x, y, snr * field.flux_unit, i >= n_stars)
 
 
-@jit.body
+@jit.item
 def add_star(scene, field, own, x, y, flux, vanished):
     """Append one star, note its change, and let its charge bleed."""
     state = own.state
@@ -245,7 +245,7 @@ def add_star(scene, field, own, x, y, flux, vanished):
     add_bleeding(own, x, y, flux)
 
 
-@jit.body
+@jit.item
 def add_bleeding(own, x, y, flux):
     """The charge of a saturated star bleeds along its column, in each image for itself."""
     state, frame = own.state, own.frame
@@ -271,7 +271,7 @@ def add_bleeding(own, x, y, flux):
 # ---------------------------------------------------------------- transients
 
 
-@jit.body
+@jit.item
 def draw_transients(scene, field, n_galaxies, own):
     """Append new sources, eqs 7, 8, 23, 24: in sci only."""
     state = own.state
@@ -290,7 +290,7 @@ def draw_transients(scene, field, n_galaxies, own):
         note_change(own, x, y, drift, flux, flux / field.flux_unit, NEW)
 
 
-@jit.body
+@jit.item
 def draw_place_of_transient(scene, field, n_galaxies, own):
     """Near the centre, near a galaxy or anywhere; anywhere too if that is off the frame."""
     state, width, height = own.state, field.width, field.height
@@ -308,7 +308,7 @@ def draw_place_of_transient(scene, field, n_galaxies, own):
     return x, y
 
 
-@jit.body
+@jit.item
 def draw_flux_of_transient(scene, field, n_static, own, x, y):
     """By S/N, by magnitude relative to the light that is there (eqs 23, 24), or counts (eq 8)."""
     state, frame = own.state, own.frame
