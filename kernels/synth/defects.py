@@ -35,65 +35,45 @@ f32 = np.float32
 @jit.item
 def draw_artefacts(scene, field, own):
     """Append cosmic rays, hot pixels and bad columns of each image."""
+    state, width, height = own.state, field.width, field.height
     for image in range(2):
         # a stack has fewer left
         share = f32(1) / own.frame[EXPOSURES] if image == REF else f32(1)
         level = f32(math.sqrt(own.frame[SKY_REF + image] + field.read_variance))
-        draw_cosmic_rays(scene.cosmic_rays * field.areas * share, level, image, field, own)
-        draw_hot_pixels(scene.hot_pixels * field.areas * share, level, image, field, own)
-        draw_bad_columns(scene.bad_columns * field.areas * share, level, image, field, own)
-
-
-@jit.item
-def draw_cosmic_rays(mean, level, image, field, own):
-    """Short segments, narrower than any PSF."""
-    state = own.state
-    for _ in range(draw_count(state, mean, UNLIMITED)):
-        angle, length = TWO_PI * draw(state), f32(-4) * f32(math.log(draw(state)))
-        add_defect(
-            own,
-            image,
-            level * f32(5) * f32(math.exp(f32(4.5) * draw(state))),
-            field.width * draw(state),
-            field.height * draw(state),
-            length * f32(math.cos(angle)),
-            length * f32(math.sin(angle)),
-            f32(0.25) + f32(0.2) * draw(state),
-        )
-
-
-@jit.item
-def draw_hot_pixels(mean, level, image, field, own):
-    """Points in the middle of a pixel."""
-    state = own.state
-    for _ in range(draw_count(state, mean, UNLIMITED)):
-        add_defect(
-            own,
-            image,
-            level * f32(5) * f32(math.exp(f32(4) * draw(state))),
-            f32(math.floor(field.width * draw(state))),
-            f32(math.floor(field.height * draw(state))),
-            f32(0),
-            f32(0),
-            f32(0.2),
-        )
-
-
-@jit.item
-def draw_bad_columns(mean, level, image, field, own):
-    """Segments of one column, brighter or darker than the sky."""
-    state = own.state
-    for _ in range(draw_count(state, mean, UNLIMITED)):
-        add_defect(
-            own,
-            image,
-            level * (f32(30) * draw(state) - f32(10)),
-            f32(math.floor(field.width * draw(state))),
-            field.height * draw(state),
-            f32(0),
-            field.height * f32(2) * draw(state),
-            f32(0.2),
-        )
+        for _ in range(draw_count(state, scene.cosmic_rays * field.areas * share, UNLIMITED)):
+            angle, length = TWO_PI * draw(state), f32(-4) * f32(math.log(draw(state)))
+            add_defect(
+                own,
+                image,
+                level * f32(5) * f32(math.exp(f32(4.5) * draw(state))),
+                width * draw(state),
+                height * draw(state),
+                length * f32(math.cos(angle)),
+                length * f32(math.sin(angle)),
+                f32(0.25) + f32(0.2) * draw(state),
+            )
+        for _ in range(draw_count(state, scene.hot_pixels * field.areas * share, UNLIMITED)):
+            add_defect(
+                own,
+                image,
+                level * f32(5) * f32(math.exp(f32(4) * draw(state))),
+                f32(math.floor(width * draw(state))),
+                f32(math.floor(height * draw(state))),
+                f32(0),
+                f32(0),
+                f32(0.2),
+            )
+        for _ in range(draw_count(state, scene.bad_columns * field.areas * share, UNLIMITED)):
+            add_defect(
+                own,
+                image,
+                level * (f32(30) * draw(state) - f32(10)),
+                f32(math.floor(width * draw(state))),
+                height * draw(state),
+                f32(0),
+                height * f32(2) * draw(state),
+                f32(0.2),
+            )
 
 
 @jit.item

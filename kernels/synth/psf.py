@@ -105,22 +105,16 @@ def draw_psf(state, psf, fwhm, ecc_max, moffat, moffat_terms, asymmetric, spiky,
     if spiky:
         weight = f32(0.004) + f32(0.016) * u0
         long, short = fwhm * (f32(2) + f32(4) * u1), f32(0.35) * fwhm
-        add_spikes(psf, weight, long, short, spike_angle)
-
-
-@jit.item
-def add_spikes(psf, weight, long, short, spike_angle):
-    """Two long, thin Gaussians at right angles, each with `weight` of the flux."""
-    for k in range(MOFFAT_TERMS + 1):
-        psf[k, P_WEIGHT] *= f32(1) - f32(2) * weight
-    for j in range(2):
-        angle = spike_angle + f32(j) * f32(np.pi / 2)
-        cos, sin = f32(math.cos(angle)), f32(math.sin(angle))
-        k = MOFFAT_TERMS + 1 + j
-        psf[k, P_WEIGHT] = weight
-        psf[k, P_XX] = cos * cos * long * long + sin * sin * short * short
-        psf[k, P_YY] = sin * sin * long * long + cos * cos * short * short
-        psf[k, P_XY] = cos * sin * (long * long - short * short)
+        for k in range(MOFFAT_TERMS + 1):
+            psf[k, P_WEIGHT] *= f32(1) - f32(2) * weight
+        for j in range(2):
+            angle = spike_angle + f32(j) * f32(np.pi / 2)
+            cos, sin = f32(math.cos(angle)), f32(math.sin(angle))
+            k = MOFFAT_TERMS + 1 + j
+            psf[k, P_WEIGHT] = weight
+            psf[k, P_XX] = cos * cos * long * long + sin * sin * short * short
+            psf[k, P_YY] = sin * sin * long * long + cos * cos * short * short
+            psf[k, P_XY] = cos * sin * (long * long - short * short)
 
 
 @jit.item

@@ -143,13 +143,13 @@ def is_lost(frame, image, x, y, v00, v01, v10, v11):
 
 
 @jit.item
-def observe_row(seed, sample, image, y, frame, electrons, extra, words, normals):
+def observe_row(
+    seed, sample, image, y, exposures, read_noise, full_well, electrons, extra, words, normals
+):
     """A row of expected electrons, observed in place: `poisson` and `detect` of each pixel.
 
     Stages of a row in functions and loops of their own vectorise; together they do not.
     """
-    exposures = frame[EXPOSURES] if image == REF else f32(1)
-    read_noise, full_well = frame[READ_NOISE], frame[FULL_WELL]
     photon, read, uniform = normals[0], normals[1], normals[2]
     fill_words(seed, sample, image, y, words[0], words[1], words[2])
     fill_normals(words[0], words[1], words[2], photon, read, uniform)
@@ -294,9 +294,10 @@ def observe_band(seed, sample, own, background, band, variance):
             for x in range(nx):
                 variance[y + y_first, x] = variance_value(frame, ref_e[x], sci_e[x])
         for image in range(2):
+            exposures = frame[EXPOSURES] if image == REF else f32(1)
             observe_row(
-                seed, sample, image, y + y_first, frame, band.planes[image, y],
-                band.extras[image, y], band.words, band.normals,
+                seed, sample, image, y + y_first, exposures, frame[READ_NOISE], frame[FULL_WELL],
+                band.planes[image, y], band.extras[image, y], band.words, band.normals,
             )  # fmt: skip
 
 

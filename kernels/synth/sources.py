@@ -97,7 +97,20 @@ def draw_galaxies(scene, field, sersic_table, own):
 def add_galaxy(scene, field, cluster, central, sersic_table, own, g):
     """Append galaxy number `g`: its disk, bulge and clumps."""
     state = own.state
-    x, y, radius, snr = draw_place_of_galaxy(scene, field, cluster, central, state)
+    x, y = field.width * draw(state), field.height * draw(state)
+    radius = draw_log_range(state, scene.galaxy_radius)
+    snr = draw_log_range(state, scene.galaxy_snr)
+    if central:
+        cx, cy = f32(0.5) * (field.width - f32(1)), f32(0.5) * (field.height - f32(1))
+        x, y = (
+            cx + f32(0.06) * field.width * draw_normal(state),
+            cy + f32(0.06) * field.height * draw_normal(state),
+        )
+        radius = draw_range(state, scene.central_radius)
+        snr = scene.galaxy_snr[1] * f32(math.sqrt(draw(state)))
+    elif cluster.exists:
+        x = cluster.x + cluster.size * draw_normal(state)
+        y = cluster.y + cluster.size * draw_normal(state)
     # S/N of the flux in the galaxy's own area
     area_ratio = f32(1) + radius * radius * psf_concentration(own.psf[SCI]) * f32(12.0)
     flux = snr * field.flux_unit * f32(math.sqrt(area_ratio))
@@ -115,26 +128,6 @@ def add_galaxy(scene, field, cluster, central, sersic_table, own, g):
     galaxy = Galaxy(x, y, radius, flux, bulge, axis, cos, sin, clump_share)
     add_disk_and_bulge(galaxy, drift, sersic_table, field.faintest, own)
     add_clumps(galaxy, drift, clumps, field.faintest, own)
-
-
-@jit.item
-def draw_place_of_galaxy(scene, field, cluster, central, state):
-    """(x, y, half-light radius, S/N) of a galaxy: anywhere, in the centre or in the cluster."""
-    x, y = field.width * draw(state), field.height * draw(state)
-    radius = draw_log_range(state, scene.galaxy_radius)
-    snr = draw_log_range(state, scene.galaxy_snr)
-    if central:
-        cx, cy = f32(0.5) * (field.width - f32(1)), f32(0.5) * (field.height - f32(1))
-        x, y = (
-            cx + f32(0.06) * field.width * draw_normal(state),
-            cy + f32(0.06) * field.height * draw_normal(state),
-        )
-        radius = draw_range(state, scene.central_radius)
-        snr = scene.galaxy_snr[1] * f32(math.sqrt(draw(state)))
-    elif cluster.exists:
-        x = cluster.x + cluster.size * draw_normal(state)
-        y = cluster.y + cluster.size * draw_normal(state)
-    return x, y, radius, snr
 
 
 @jit.item
@@ -242,13 +235,8 @@ def add_star(scene, field, own, x, y, flux, vanished):
     if change != f32(0):
         kind = VANISHED if vanished else VARIABLE
         note_change(own, x, y, drift, change, change / field.flux_unit, kind)
-    add_bleeding(own, x, y, flux)
-
-
-@jit.item
-def add_bleeding(own, x, y, flux):
-    """The charge of a saturated star bleeds along its column, in each image for itself."""
-    state, frame = own.state, own.frame
+    # the charge of a saturated star bleeds along its column, in each image for itself
+    frame = own.frame
     for image in range(2):
         brightness = frame[THROUGHPUT] if image == REF else f32(1)
         level = flux * psf_concentration(own.psf[image]) * brightness
@@ -283,17 +271,17 @@ def draw_transients(scene, field, n_galaxies, own):
     n_static = own.n_sources[SCI]
     drift = Drift(f32(0), f32(0), f32(0))
     for _ in range(n_new):
-        x, y = draw_place_of_transient(scene, field, n_galaxies, own)
-        flux = draw_flux_of_transient(scene, field, n_static, own, x, y)
+        x, y, flux = draw_transient(scene, field, n_galaxies, n_static, own)
         # no flux common to both images: all of it is a change
         add_source(own, point(f32(0), flux, x, y), drift, PSF_TERMS, field.faintest)
         note_change(own, x, y, drift, flux, flux / field.flux_unit, NEW)
 
 
 @jit.item
-def draw_place_of_transient(scene, field, n_galaxies, own):
-    """Near the centre, near a galaxy or anywhere; anywhere too if that is off the frame."""
+def draw_transient(scene, field, n_galaxies, n_static, own):
+    """(x, y, flux) of a new source."""
     state, width, height = own.state, field.width, field.height
+    # near the centre, near a galaxy or anywhere; anywhere too if that is off the frame
     x, y = width * draw(state), height * draw(state)
     near, host = draw(state) < scene.p_near_galaxy, draw(state)
     ox, oy = draw_normal(state), draw_normal(state)
@@ -305,26 +293,22 @@ def draw_place_of_transient(scene, field, n_galaxies, own):
         x, y = galaxy[HOST_X] + galaxy[HOST_RADIUS] * ox, galaxy[HOST_Y] + galaxy[HOST_RADIUS] * oy
     if not (f32(0) <= x < width and f32(0) <= y < height):
         x, y = width * draw(state), height * draw(state)
-    return x, y
-
-
-@jit.item
-def draw_flux_of_transient(scene, field, n_static, own, x, y):
-    """By S/N, by magnitude relative to the light that is there (eqs 23, 24), or counts (eq 8)."""
-    state, frame = own.state, own.frame
+    # by S/N, by magnitude relative to the light that is there (eqs 23, 24), or counts (eq 8)
     if scene.amplitude_rule == BY_SNR:
-        return field.flux_unit * draw_log_range(state, scene.amplitude)
-    if scene.amplitude_rule == BY_MAGNITUDE:
-        local = frame[SKY_SCI]
+        flux = field.flux_unit * draw_log_range(state, scene.amplitude)
+    elif scene.amplitude_rule == BY_MAGNITUDE:
+        local = own.frame[SKY_SCI]
         px, py = mapped(own.maps[SCI], x, y)
         for i in range(n_static):
             local += source_value(own.sources[SCI, i], px, py)
         magnitude = draw_range(state, scene.amplitude)
         brighter = f32(math.exp(f32(-0.4 * math.log(10)) * magnitude)) - f32(1)
-        return local * field.fwhm_sci * field.fwhm_sci * brighter
-    return frame[GAIN_SCI] * max(
-        f32(0), scene.amplitude[0] + scene.amplitude[1] * draw_normal(state)
-    )
+        flux = local * field.fwhm_sci * field.fwhm_sci * brighter
+    else:
+        flux = own.frame[GAIN_SCI] * max(
+            f32(0), scene.amplitude[0] + scene.amplitude[1] * draw_normal(state)
+        )
+    return x, y, flux
 
 
 @jit.item
