@@ -10,46 +10,35 @@ galaxies as an average scene holds. Goals: 1,500 pairs a second, 3 times NumPy.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import common
 import numpy as np
+
+if TYPE_CHECKING:
+    from fastdiff.kernels.synth.tables import Tables
 
 SIDE = 64
 SEED = 20_261_120
 
 
-class Tables(NamedTuple):
-    """What `draw_scenes_cpu` drew, one row a sample."""
-
-    frame: np.ndarray
-    sources: np.ndarray
-    n_sources: np.ndarray
-    defects: np.ndarray
-    n_defects: np.ndarray
-
-
 def draw_tables(n: int) -> Tables:
-    from fastdiff.kernels import jit
-    from fastdiff.kernels.synth import synth
+    """What `draw_scenes` draws, one row a sample."""
+    from fastdiff.kernels.synth.draw import draw_scenes
+    from fastdiff.kernels.synth.profiles import profile_tables
+    from fastdiff.kernels.synth.scene import Scene, as_float32
+    from fastdiff.kernels.synth.tables import empty_tables
     from fastdiff.simulate import PRESETS
 
-    scene = synth.Scene(
-        *(
-            tuple(map(np.float32, value)) if isinstance(value, tuple) else np.float32(value)
-            for value in synth.Scene(**PRESETS["survey"])
-        )
-    )
-    arrays = synth.scene_arrays(scene, n, SIDE, SIDE)
-    tables = synth.profile_tables()
-    seed = np.uint64(SEED)
-    jit.run(synth.draw_scenes_cpu, n, 1, scene, seed, 0, SIDE, SIDE, *tables, *arrays)
-    return Tables(arrays[3], arrays[4], arrays[5], arrays[7], arrays[8])
+    scene = as_float32(Scene(**PRESETS["survey"]))
+    tables = empty_tables(scene, n, (SIDE, SIDE), np.empty(0, np.float32))
+    draw_scenes(scene, SEED, 0, (SIDE, SIDE), profile_tables(), tables, 1)
+    return tables
 
 
 def boxes(rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """First column and row, width and height of the boxes of Gaussians, cut at the frame."""
-    from fastdiff.kernels.synth.synth import RX, RY, X, Y
+    from fastdiff.kernels.synth.tables import RX, RY, X, Y
 
     limits = []
     for centre, reach in ((rows[:, X], rows[:, RX]), (rows[:, Y], rows[:, RY])):
@@ -69,7 +58,7 @@ def add_gaussians(rows: np.ndarray, plane: np.ndarray) -> None:
     What is the same along a row of a box is computed once a row; the sum is one `bincount`.
     (A loop over the boxes, the shorter way to write it, takes twice the time.)
     """
-    from fastdiff.kernels.synth.synth import PEAK, A, B, C, X, Y
+    from fastdiff.kernels.synth.tables import PEAK, A, B, C, X, Y
 
     x0, y0, width, height = boxes(rows)
     height[width == 0] = 0
@@ -94,7 +83,7 @@ def add_gaussians(rows: np.ndarray, plane: np.ndarray) -> None:
 
 
 def add_defects(rows: np.ndarray, plane: np.ndarray) -> None:
-    from fastdiff.kernels.synth.synth import D_DX, D_DY, D_PEAK, D_WIDTH, D_X, D_Y
+    from fastdiff.kernels.synth.tables import D_DX, D_DY, D_PEAK, D_WIDTH, D_X, D_Y
 
     y, x = np.mgrid[: plane.shape[0], : plane.shape[1]].astype(np.float32)
     for row in rows:
@@ -108,43 +97,43 @@ def add_defects(rows: np.ndarray, plane: np.ndarray) -> None:
 
 
 def render(tables: Tables, i: int, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """ref, sci, truth and variance of sample `i`, as `kernels.synth.synth` defines them."""
-    from fastdiff.kernels.synth import synth
+    """ref, sci, truth and variance of sample `i`, as `kernels.synth` defines them."""
+    from fastdiff.kernels.synth import tables as columns
 
     own = tables.frame[i]
     planes = np.zeros((3, SIDE + 1, SIDE + 1), np.float32)
     for plane in range(3):
         add_gaussians(tables.sources[i, plane, : tables.n_sources[i, plane]], planes[plane])
     y, x = np.mgrid[: SIDE + 1, : SIDE + 1].astype(np.float32) / SIDE - 0.5
-    slope = own[synth.GRADIENT_X] * x + own[synth.GRADIENT_Y] * y
+    slope = own[columns.GRADIENT_X] * x + own[columns.GRADIENT_Y] * y
     ref, sci, truth = planes
-    ref += own[synth.SKY_REF] * (1 - slope / 2)
-    sci += truth + own[synth.SKY_SCI] * (1 + slope)
-    read_noise, n, throughput = own[[synth.READ_NOISE, synth.EXPOSURES, synth.THROUGHPUT]]
+    ref += own[columns.SKY_REF] * (1 - slope / 2)
+    sci += truth + own[columns.SKY_SCI] * (1 + slope)
+    read_noise, n, throughput = own[[columns.READ_NOISE, columns.EXPOSURES, columns.THROUGHPUT]]
     variance = sci + read_noise**2 + (ref + read_noise**2) / (n * throughput**2)
-    variance = variance[:-1, :-1] / own[synth.GAIN_SCI] ** 2
+    variance = variance[:-1, :-1] / own[columns.GAIN_SCI] ** 2
     images = []
-    for image, exposures in ((synth.REF, n), (synth.SCI, np.float32(1)), (synth.TRUTH, None)):
-        column = min(image, synth.SCI)
+    for image, exposures in ((columns.REF, n), (columns.SCI, np.float32(1)), (columns.TRUTH, None)):
+        column = min(image, columns.SCI)
         pixels = planes[image]
-        if image != synth.TRUTH:
+        if image != columns.TRUTH:
             pixels = rng.poisson(pixels * exposures).astype(np.float32) / exposures
             noise = rng.standard_normal(pixels.shape, np.float32)
             pixels += noise * (read_noise / np.sqrt(exposures))
             if tables.n_defects[i, image]:
                 add_defects(tables.defects[i, image, : tables.n_defects[i, image]], pixels)
-            np.minimum(pixels, own[synth.FULL_WELL], out=pixels)
-        fx, fy = own[synth.FX_REF + 2 * column], own[synth.FY_REF + 2 * column]
+            np.minimum(pixels, own[columns.FULL_WELL], out=pixels)
+        fx, fy = own[columns.FX_REF + 2 * column], own[columns.FY_REF + 2 * column]
         out = pixels[:-1, :-1]
         if fx or fy:
             across = pixels[:, :-1] * (1 - fx) + pixels[:, 1:] * fx
             out = across[:-1] * (1 - fy) + across[1:] * fy
-        out = out / own[synth.GAIN_REF + column]
-        if image != synth.TRUTH:
-            x0, x1, y0, y1 = own[synth.MISSING_REF + 4 * image :][:4].astype(int)
+        out = out / own[columns.GAIN_REF + column]
+        if image != columns.TRUTH:
+            x0, x1, y0, y1 = own[columns.MISSING_REF + 4 * image :][:4].astype(int)
             out[y0:y1, x0:x1] = np.nan
-            if own[synth.HIDE_SATURATED]:
-                full = pixels >= own[synth.FULL_WELL]
+            if own[columns.HIDE_SATURATED]:
+                full = pixels >= own[columns.FULL_WELL]
                 out[full[:-1, :-1] | full[:-1, 1:] | full[1:, :-1] | full[1:, 1:]] = np.nan
         images.append(out)
     return (*images, variance)
@@ -248,7 +237,7 @@ def by_galsim(folder: Path, quick: bool) -> dict[str, Any]:
     }
 
 
-# float32 operations as counted in kernels/synth.py: one Gaussian in one pixel (`gaussian_value`
+# float32 operations as counted in kernels/synth/: one Gaussian in one pixel (`gaussian_value`
 # and its addition), and a pixel of ref and of sci (Philox, whose 64-bit operations count twice,
 # Box-Muller, Poisson, detector, sky, resampling).
 PER_GAUSSIAN_PIXEL = 28

@@ -132,7 +132,8 @@ def _values(given):
     if isinstance(given, np.ndarray):
         raise TypeError(f"unsupported type {type(given)}: `cupy.asarray` brings it to the device")
     if isinstance(given, (tuple, list)):
-        return type(given)(_values(each) for each in given)
+        values = [_values(each) for each in given]
+        return type(given)(*values) if hasattr(given, "_fields") else type(given)(values)
     if isinstance(given, dict):
         return {name: _values(each) for name, each in given.items()}
     return given
@@ -261,6 +262,7 @@ def install(monkeypatch):
     cupy.cuda = types.SimpleNamespace(
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),
         Device=lambda: ndarray.device,
+        is_available=lambda: True,
     )
     monkeypatch.setattr(jit.CudaKernel, "launch", _launch)
     for module in (cupy, fft, linalg, cupyx, lapack, cupyx_scipy, scipy_fft, scipy_ndimage):

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .options import one_of
+
 _CURES = {
     "c": "take its real part, or `abs` of it",
     "b": "masks go in `ref_masks` and `sci_masks`; convert an image with `.astype('float32')`",
@@ -292,6 +294,49 @@ def on_host(x: Any) -> NDArray[Any]:
     [0, 1, 2]
     """
     return x if isinstance(x, np.ndarray) else x.get()
+
+
+def empty_on(device: str) -> Any:
+    """An array of no elements on a device, for the argument ``like`` of functions that make arrays.
+
+    Parameters
+    ----------
+    device : {"cpu", "cuda"}
+        "cpu": NumPy's; "cuda": CuPy's, on its current device.
+
+    Raises
+    ------
+    ValueError
+        If it is another device.
+    ImportError
+        For "cuda" without CuPy.
+    RuntimeError
+        For "cuda" where CuPy finds no GPU.
+
+    Examples
+    --------
+    >>> empty_on("cpu").shape
+    (0,)
+    """
+    if one_of("device", device, ("cpu", "cuda")) == "cpu":
+        return np.empty(0, np.float32)
+    try:
+        import cupy
+    except ImportError as error:
+        raise ImportError(
+            "device is 'cuda', for which CuPy is needed, and it is not installed: "
+            "pip install 'fastdiff-astro[cuda13]', or pass device='cpu'"
+        ) from error
+    try:
+        found, why = bool(cupy.cuda.is_available()), "no CUDA device"
+    except Exception as error:  # a missing or broken driver raises errors of many kinds
+        found, why = False, str(error)
+    if not found:
+        raise RuntimeError(
+            f"device is 'cuda', for which a GPU is needed, and CuPy finds none ({why}): "
+            "pass device='cpu'"
+        )
+    return cupy.empty(0, np.float32)
 
 
 def device_of(x: Any) -> str:

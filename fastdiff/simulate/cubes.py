@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.kernels import jit
+from fastdiff.core.threads import check_threads, ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +29,7 @@ _SLOPE = 0.3  # N(< m) ~ 10^(0.3 m), over ...
 _MAGNITUDES = 8.0
 _REACH = 4.5  # sigma at which a star ends, 4e-5 of its peak
 _EVENT_RANK = 0.9  # of the stars by flux, that which varies
-_FWHM = 2.354820045
+_ROUNDED_FWHM = 2.354820045  # FWHM per sigma; a more exact value would change the last bits
 
 
 @dataclass(frozen=True)
@@ -125,22 +124,8 @@ def cubes(
     >>> made.cube.shape, len(made.events), bool(made.signal.max() <= 0)
     ((20, 24, 24), 1, True)
     """
-    if preset not in CUBE_PRESETS:
-        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(CUBE_PRESETS)}")
-    own = {"pointing": pointing, "rotation": rotation, "fwhm": fwhm}
-    values = CUBE_PRESETS[preset] | {k: v for k, v in own.items() if v is not None}
-    ny, nx = shape
-    low, high = values["fwhm"]
-    if n_epochs < 1 or min(ny, nx) < 1:
-        raise ValueError(f"n_epochs is {n_epochs} and shape is {shape}; all must be at least 1")
-    if not 0.5 <= low <= high:
-        raise ValueError(f"fwhm is {values['fwhm']}; it must be (low, high), at least 0.5 pixels")
-    for name, value in (
-        ("pointing", values["pointing"]), ("rotation", values["rotation"]), ("flat", flat),
-        ("noise", noise), ("amplitude", amplitude),
-    ):  # fmt: skip
-        if not value >= 0:
-            raise ValueError(f"{name} is {value}; it must be 0 or more")
+    values = _checked_values(preset, pointing=pointing, rotation=rotation, fwhm=fwhm)
+    _check(n_epochs, shape, values, {"flat": flat, "noise": noise, "amplitude": amplitude})
     if not density > 0:
         raise ValueError(f"density is {density}; it must be positive (stars a pixel)")
     for kind in events:
@@ -148,37 +133,13 @@ def cubes(
             raise ValueError(f"events has {kind!r}; each must be one of {', '.join(EVENTS)}")
 
     rng = np.random.Generator(np.random.Philox(key=[seed, 0]))
-    turn = np.deg2rad(values["rotation"])
-    border = 3 * high + values["pointing"] + np.sin(min(turn, np.pi / 2)) * max(ny, nx)
-    height, width = ny + 2 * border, nx + 2 * border
-    n_stars = max(round(density * height * width), len(events), 1)
-    y, x = rng.uniform(-border, ny + border, n_stars), rng.uniform(-border, nx + border, n_stars)
-    magnitude = np.log10(rng.uniform(1, 10 ** (_SLOPE * _MAGNITUDES), n_stars)) / _SLOPE
-    flux = 10 ** (-0.4 * (magnitude - _MAGNITUDES))
+    sky = _draw_sky(rng, values, density, len(events), shape)
     flats = rng.normal(1, flat, shape)
-    motion = np.stack([
-        *rng.uniform(0, values["pointing"], (2, n_epochs)), rng.uniform(0, turn, n_epochs)
-    ], axis=1)  # fmt: skip
-    prf = np.stack(
-        [*rng.uniform(low, high, (2, n_epochs)), rng.uniform(0, np.pi, n_epochs)], axis=1
-    )
-    table, stars, curves = _events(rng, events, amplitude, n_epochs, y, x, flux, motion, (ny, nx))
-
-    cube = np.empty((n_epochs, ny, nx))
-    signal = np.zeros((n_epochs, ny, nx), np.float32)
-
-    def one(i: int) -> None:
-        tx, ty, theta = motion[i]
-        xs = np.cos(theta) * x + np.sin(theta) * y + tx
-        ys = -np.sin(theta) * x + np.cos(theta) * y + ty
-        cube[i] = flats * render(ys, xs, flux, prf[i], (ny, nx))
-        if len(stars):
-            signal[i] = flats * render(
-                ys[stars], xs[stars], flux[stars] * curves[:, i], prf[i], (ny, nx)
-            )
-
-    with ThreadPoolExecutor(threads or jit.cpu_count()) as pool:
-        list(pool.map(one, range(n_epochs)))
+    motion, prf = _draw_pointings(rng, values, n_epochs)
+    places = sky.moved(motion.mean(0))
+    stars = _choose_stars(places, sky.flux, len(events), shape)
+    table, curves = _draw_events(rng, events, amplitude, n_epochs, stars, places, sky.flux)
+    cube, signal = _expose(sky, flats, motion, prf, stars, curves, threads)
     scale = float(np.median(cube.mean(0))) or 1.0
     cube /= scale
     signal /= np.float32(scale)
@@ -189,12 +150,104 @@ def cubes(
     return Cubes(cube, signal, table, flats, motion, prf)
 
 
+@dataclass(frozen=True)
+class _Sky:
+    """Stars: their places before the telescope moves (pixels), and their fluxes."""
+
+    y: NDArray[np.float64]
+    x: NDArray[np.float64]
+    flux: NDArray[np.float64]
+
+    def moved(self, motion: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Places (y, x) under one row of `Cubes.motion`, eq. 5."""
+        tx, ty, theta = motion
+        x = np.cos(theta) * self.x + np.sin(theta) * self.y + tx
+        y = -np.sin(theta) * self.x + np.cos(theta) * self.y + ty
+        return y, x
+
+
+def _checked_values(preset: str, **own: Any) -> dict[str, Any]:
+    """The preset's values, and the caller's own in place of them."""
+    if preset not in CUBE_PRESETS:
+        raise ValueError(f"preset is {preset!r}; it must be one of {', '.join(CUBE_PRESETS)}")
+    return CUBE_PRESETS[preset] | {k: v for k, v in own.items() if v is not None}
+
+
+def _check(
+    n_epochs: int, shape: tuple[int, int], values: dict[str, Any], spreads: dict[str, float]
+) -> None:
+    """Raise ValueError for sizes, widths and spreads out of their range."""
+    low, high = values["fwhm"]
+    if n_epochs < 1 or min(shape) < 1:
+        raise ValueError(f"n_epochs is {n_epochs} and shape is {shape}; all must be at least 1")
+    if not 0.5 <= low <= high:
+        raise ValueError(f"fwhm is {values['fwhm']}; it must be (low, high), at least 0.5 pixels")
+    named = {"pointing": values["pointing"], "rotation": values["rotation"]} | spreads
+    for name, value in named.items():
+        if not value >= 0:
+            raise ValueError(f"{name} is {value}; it must be 0 or more")
+
+
+def _draw_sky(
+    rng: Any, values: dict[str, Any], density: float, least: int, shape: tuple[int, int]
+) -> _Sky:
+    """Stars on the frame and as far around it as any epoch reaches; at least `least` of them."""
+    ny, nx = shape
+    turn = np.deg2rad(values["rotation"])
+    border = 3 * values["fwhm"][1] + values["pointing"] + np.sin(min(turn, np.pi / 2)) * max(ny, nx)
+    n_stars = max(round(density * (ny + 2 * border) * (nx + 2 * border)), least, 1)
+    y, x = rng.uniform(-border, ny + border, n_stars), rng.uniform(-border, nx + border, n_stars)
+    magnitude = np.log10(rng.uniform(1, 10 ** (_SLOPE * _MAGNITUDES), n_stars)) / _SLOPE
+    return _Sky(y, x, 10 ** (-0.4 * (magnitude - _MAGNITUDES)))
+
+
+def _draw_pointings(
+    rng: Any, values: dict[str, Any], n_epochs: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`Cubes.motion` and `Cubes.prf` of all epochs."""
+    low, high = values["fwhm"]
+    turn = np.deg2rad(values["rotation"])
+    motion = np.stack([
+        *rng.uniform(0, values["pointing"], (2, n_epochs)), rng.uniform(0, turn, n_epochs)
+    ], axis=1)  # fmt: skip
+    prf = np.stack(
+        [*rng.uniform(low, high, (2, n_epochs)), rng.uniform(0, np.pi, n_epochs)], axis=1
+    )
+    return motion, prf
+
+
+def _expose(
+    sky: _Sky,
+    flats: NDArray[np.float64],
+    motion: NDArray[np.float64],
+    prf: NDArray[np.float64],
+    stars: NDArray[np.int64],
+    curves: NDArray[np.float64],
+    threads: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """The constant stars, and what `stars` vary by as `curves` say, under the flat field."""
+    n_epochs, shape = len(motion), flats.shape
+    cube = np.empty((n_epochs, *shape))
+    signal = np.zeros((n_epochs, *shape), np.float32)
+
+    def expose(i: int) -> None:
+        y, x = sky.moved(motion[i])
+        cube[i] = flats * render(y, x, sky.flux, prf[i], shape)
+        if len(stars):
+            change = sky.flux[stars] * curves[:, i]
+            signal[i] = flats * render(y[stars], x[stars], change, prf[i], shape)
+
+    for _ in ordered_map(expose, range(n_epochs), check_threads(threads or None)):
+        pass
+    return cube, signal
+
+
 def render(
     y: NDArray[Any], x: NDArray[Any], flux: NDArray[Any], prf: Any, shape: tuple[int, int]
 ) -> NDArray[np.float64]:
     """Image of stars, eqs. 6-8, with A = 1; `prf` is (fx, fy, phi), `shape` (ny, nx)."""
     fx, fy, phi = prf
-    sx, sy = fx / _FWHM, fy / _FWHM  # eq. 8 calls them widths at half maximum
+    sx, sy = fx / _ROUNDED_FWHM, fy / _ROUNDED_FWHM  # eq. 8 calls them widths at half maximum
     a = (np.cos(phi) / sx) ** 2 + (np.sin(phi) / sy) ** 2
     b = np.sin(2 * phi) / 2 * (1 / sy**2 - 1 / sx**2)
     c = (np.sin(phi) / sx) ** 2 + (np.cos(phi) / sy) ** 2
@@ -211,55 +264,71 @@ def render(
     inside = ((rows >= 0) & (rows < ny))[:, :, None] & ((columns >= 0) & (columns < nx))[:, None, :]
     index = rows[:, :, None] * nx + columns[:, None, :]
     frame = np.bincount(index[inside], values[inside], ny * nx).reshape(ny, nx)
-    return frame[half : half + shape[0], half : half + shape[1]]
+    return frame[half : half + shape[0], half : half + shape[1]].astype(np.float64, copy=False)
 
 
-def _events(
-    rng: Any, events: Sequence[str], amplitude: float, n_epochs: int, y: NDArray[Any],
-    x: NDArray[Any], flux: NDArray[Any], motion: NDArray[Any], shape: tuple[int, int],
-) -> tuple[Table, NDArray[np.int64], NDArray[np.float64]]:  # fmt: skip
-    """Table of the events, their stars, and the relative change of each at each epoch."""
-    from astropy.table import Table
-
-    ny, nx = shape
-    tx, ty, theta = motion.mean(0)
-    mean_x = np.cos(theta) * x + np.sin(theta) * y + tx
-    mean_y = -np.sin(theta) * x + np.cos(theta) * y + ty
+def _choose_stars(
+    places: tuple[NDArray[Any], NDArray[Any]],
+    flux: NDArray[Any],
+    n_events: int,
+    shape: tuple[int, int],
+) -> NDArray[np.int64]:
+    """Stars that vary: of alike brightness, and as far from each other as the field allows."""
+    (y, x), (ny, nx) = places, shape
     inner = np.flatnonzero(
-        (np.abs(mean_y - (ny - 1) / 2) < 0.35 * ny) & (np.abs(mean_x - (nx - 1) / 2) < 0.35 * nx)
+        (np.abs(y - (ny - 1) / 2) < 0.35 * ny) & (np.abs(x - (nx - 1) / 2) < 0.35 * nx)
     )
-    inner = inner if len(inner) >= len(events) else np.arange(len(y))
+    inner = inner if len(inner) >= n_events else np.arange(len(y))
     inner = inner[np.argsort(flux[inner], kind="stable")]
-    # Of alike brightness, from a given rank on, and as far as the field allows from each other.
-    first = min(int(_EVENT_RANK * len(inner)), len(inner) - len(events))
-    candidates, chosen = list(inner[first:]), []
-    while len(chosen) < len(events):
+    first = min(int(_EVENT_RANK * len(inner)), len(inner) - n_events)
+    candidates: list[int] = list(inner[first:])
+    chosen: list[int] = []
+    while len(chosen) < n_events:
         apart = [
-            min([np.hypot(mean_y[c] - mean_y[k], mean_x[c] - mean_x[k]) for k in chosen] or [0.0])
-            for c in candidates
+            min([np.hypot(y[c] - y[k], x[c] - x[k]) for k in chosen] or [0.0]) for c in candidates
         ]
         chosen.append(candidates.pop(int(np.argmax(apart))))
-    stars = np.array(chosen, np.int64)
+    return np.array(chosen, np.int64)
+
+
+def _draw_events(
+    rng: Any,
+    events: Sequence[str],
+    amplitude: float,
+    n_epochs: int,
+    stars: NDArray[np.int64],
+    places: tuple[NDArray[Any], NDArray[Any]],
+    flux: NDArray[Any],
+) -> tuple[Table, NDArray[np.float64]]:
+    """Table of the events, one a star, and the relative change of each at each epoch."""
+    from astropy.table import Table
+
+    y, x = places
     t = np.arange(n_epochs)
     rows, curves = [], np.zeros((len(events), n_epochs))
-    for k, kind in enumerate(events):
+    for k, (kind, star) in enumerate(zip(events, stars, strict=True)):
         epoch = rng.uniform(0.3, 0.7) * n_epochs
         if kind == "sinusoid":
             duration = n_epochs / rng.uniform(20, 30)
             curves[k] = amplitude * np.sin(2 * np.pi * (t - epoch) / duration)
         elif kind == "microlensing":
             duration = n_epochs * rng.uniform(0.03, 0.06)
-            # Closest approach u0 with the magnification 1 + amplitude: A(u), eq. of u^2.
-            peak = 1 + amplitude
-            u0 = np.sqrt(2 * peak / np.sqrt(peak**2 - 1) - 2) if amplitude > 0 else np.inf
-            u2 = u0**2 + ((t - epoch) / duration) ** 2
-            curves[k] = (u2 + 2) / np.sqrt(u2 * (u2 + 4)) - 1 if amplitude > 0 else 0.0
+            curves[k] = _microlensing((t - epoch) / duration, amplitude)
         else:
             duration = n_epochs * rng.uniform(0.01, 0.03)
             curves[k] = -amplitude * (np.abs(t - epoch) <= duration / 2)
-        star = stars[k]
-        rows.append((kind, mean_y[star], mean_x[star], flux[star], amplitude, epoch, duration))
+        rows.append((kind, y[star], x[star], flux[star], amplitude, epoch, duration))
     names = ("kind", "y", "x", "flux", "amplitude", "epoch", "duration")
     kinds = ("U12", *["f8"] * 6)
-    table = Table(rows=rows or None, names=names, dtype=kinds)
-    return table, stars, curves
+    return Table(rows=rows or None, names=names, dtype=kinds), curves
+
+
+def _microlensing(t: NDArray[Any], amplitude: float) -> Any:
+    """Magnification less 1, `t` Einstein times after a peak of ``1 + amplitude``."""
+    if not amplitude > 0:
+        return 0.0
+    # The magnification A(u) = (u^2 + 2) / (u sqrt(u^2 + 4)), solved for the closest approach u0.
+    peak = 1 + amplitude
+    u0 = np.sqrt(2 * peak / np.sqrt(peak**2 - 1) - 2)
+    u2 = u0**2 + t**2
+    return (u2 + 2) / np.sqrt(u2 * (u2 + 4)) - 1

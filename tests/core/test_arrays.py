@@ -355,3 +355,21 @@ def test_numpy_is_the_only_import():
         )
     }
     assert roots - sys.stdlib_module_names == {"numpy"}
+
+
+def test_empty_arrays_lie_where_they_are_asked_to(monkeypatch):
+    assert isinstance(arrays.empty_on("cpu"), np.ndarray)
+    with pytest.raises(ValueError, match="device is 'tpu'; it must be one of 'cpu', 'cuda'"):
+        arrays.empty_on("tpu")
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(ImportError, match="CuPy is needed, and it is not installed: pip install"):
+        arrays.empty_on("cuda")
+    cupy = pretend_cupy.install(monkeypatch)
+    assert isinstance(arrays.empty_on("cuda"), pretend_cupy.ndarray)
+
+    def broken():
+        raise OSError("driver too old")
+
+    cupy.cuda.is_available = broken
+    with pytest.raises(RuntimeError, match=r"CuPy finds none \(driver too old\)"):
+        arrays.empty_on("cuda")

@@ -1,8 +1,8 @@
-"""What kernels/synth.py computes, said slowly: NumPy and Python integers, no boxes, no tricks."""
+"""What kernels/synth/ computes, said slowly: NumPy and Python integers, no boxes, no tricks."""
 
 import numpy as np
 
-from fastdiff.kernels.synth import synth as k
+from fastdiff.kernels.synth import tables as k
 
 
 def philox(counter, key):

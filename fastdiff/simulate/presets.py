@@ -1,0 +1,118 @@
+"""Named sets of parameters of the synthetic pairs: SURVEY and PAPER."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+__all__ = ["PRESETS"]
+
+ROUNDED_FWHM = 2.3548  # FWHM per sigma; a more exact value would change what a seed gives
+
+# Parameters of `fastdiff.kernels.synth.scene.Scene`, which says what each one is.
+SURVEY: dict[str, Any] = {
+    "fwhm_ref": (1.5, 11.0),
+    "fwhm_sci": (1.5, 11.0),
+    "fwhm_law": 1.0,
+    "fwhm_ratio_max": 2.2,
+    "ecc_max_ref": 0.25,
+    "ecc_max_sci": 0.35,
+    "p_moffat": 0.7,
+    "p_asymmetry": 0.5,
+    "p_spikes": 0.1,
+    "sky": (10.0, 5000.0),
+    "sky_ratio": (0.3, 3.0),
+    "gradient": 0.03,
+    "read_noise": (0.0, 12.0),
+    "gain": (0.3, 8.0),
+    "gain_ratio": (0.4, 2.5),
+    "n_exposures": (1.0, 40.0),
+    "throughput": (0.4, 2.5),
+    "full_well": (3e4, 3e5),
+    "p_mask_saturated": 0.5,
+    "p_resampled": 0.5,
+    "star_density": (0.3, 25.0),
+    "star_slope": (0.4, 1.1),
+    "star_snr": (2.0, 3e4),
+    "galaxy_density": (0.2, 6.0),
+    "galaxy_snr": (5.0, 1000.0),
+    "galaxy_radius": (1.0, 8.0),
+    "p_central_galaxy": 0.25,
+    "central_radius": (3.0, 16.0),
+    "p_cluster": 0.06,
+    "shift": 0.25,
+    "rotation": 0.002,
+    "scaling": 0.0005,
+    "source_jitter": (0.003, 0.08),
+    "flux_jitter": (0.0005, 0.015),
+    "n_transients": (0.3, 1.5),
+    "exact_number": 0.0,
+    "transient_density": 0.0,
+    "p_near_galaxy": 0.4,
+    "near_sigma": 0.0,
+    "amplitude_rule": 0.0,
+    "amplitude": (3.0, 150.0),
+    "p_variable": 0.02,
+    "n_vanished": 0.15,
+    "signed_truth": 1.0,
+    "cosmic_rays": 0.1,
+    "hot_pixels": 0.1,
+    "bad_columns": 0.02,
+    "p_missing": 0.1,
+    "trails": 0.01,
+    "p_blinking": 0.4,
+}
+
+# Section 4.2.2 of the TransiNet paper. Its images are 8-bit pictures of a central galaxy in
+# units of counts here; the amplitude 10 of eq 8 is in units of 255 / 2 counts, which gives a
+# transient of 1275 counts, 5-20 % of the full scale at its peak for the PSFs of eq 9.
+PAPER: dict[str, Any] = SURVEY | {
+    "fwhm_ref": (2 * ROUNDED_FWHM, 5 * ROUNDED_FWHM),
+    "fwhm_sci": (2 * ROUNDED_FWHM, 5 * ROUNDED_FWHM),
+    "fwhm_law": 0.0,
+    "fwhm_ratio_max": 0.0,
+    "ecc_max_ref": 0.4,
+    "ecc_max_sci": 0.6,
+    "p_moffat": 0.0,
+    "p_asymmetry": 0.0,
+    "p_spikes": 0.0,
+    "sky": (5.0, 20.0),
+    "sky_ratio": (0.5, 2.0),
+    "gradient": 0.0,
+    "read_noise": (0.0, 0.0),
+    "gain": (1.0, 1.0),
+    "gain_ratio": (1.0, 1.0),
+    "n_exposures": (1.0, 20.0),
+    "throughput": (1.0, 1.0),
+    "full_well": (1e9, 1e9),
+    "p_mask_saturated": 0.0,
+    "p_resampled": 0.0,
+    "star_density": (0.1, 1.0),
+    "star_snr": (3.0, 300.0),
+    "galaxy_density": (0.1, 1.0),
+    "galaxy_snr": (10.0, 300.0),
+    "p_central_galaxy": 1.0,
+    "central_radius": (6.0, 20.0),
+    "p_cluster": 0.0,
+    "shift": 0.5,
+    "rotation": 0.005,
+    "scaling": 0.002,
+    "source_jitter": (1e-6, 1e-5),
+    "flux_jitter": (1e-6, 1e-5),
+    "n_transients": (1.0, 1.0),
+    "exact_number": 1.0,
+    "p_near_galaxy": 1.0,
+    "near_sigma": math.sqrt(0.1),
+    "amplitude_rule": 2.0,
+    "amplitude": (1275.0, 38.25),
+    "p_variable": 0.0,
+    "n_vanished": 0.0,
+    "cosmic_rays": 0.0,
+    "hot_pixels": 0.0,
+    "bad_columns": 0.0,
+    "p_missing": 0.0,
+    "trails": 0.0,
+    "p_blinking": 0.0,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {"survey": SURVEY, "paper": PAPER}
