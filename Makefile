@@ -11,7 +11,7 @@ DEMO ?= demo
 bin := $(VENV)/bin
 pip := $(bin)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: demo test bench lint
+.PHONY: demo test test-fast bench bench-quick lint
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed-plot
@@ -21,8 +21,15 @@ demo: $(VENV)/.installed-plot
 test: $(VENV)/.installed-dev
 	$(bin)/python -P -m pytest -n 2 $(ARGS)
 
+# Without what compiles, trains, draws or starts processes: for the loop at the desk.
+test-fast: $(VENV)/.installed-dev
+	$(bin)/python -P -m pytest -n 2 -m "not slow" tests $(ARGS)
+
 bench: $(VENV)/.installed-bench
 	$(bin)/python benchmarks/report.py $(ARGS)
+
+bench-quick: $(VENV)/.installed-bench
+	$(bin)/python benchmarks/report.py --quick $(ARGS)
 
 lint: $(VENV)/.installed-lint
 	$(bin)/ruff check .

@@ -51,3 +51,16 @@ def run_in_cuda_simulator(tmp_path):
             return dict(made)
 
     return run
+
+
+# Rooms whose tests take most of the time: they compile kernels, train networks, simulate a GPU,
+# draw pictures or start processes. A test elsewhere is marked by `@pytest.mark.slow`.
+_SLOW = ("cli", "cubes", "difference", "io", "kernels", "lightcurves", "models", "pipeline",
+         "plots", "simulate", "training", "test_examples.py", "test_package.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        place = item.path.relative_to(ROOT).parts if item.path.is_relative_to(ROOT) else ()
+        if place[:1] == ("tests",) and place[1] in _SLOW:
+            item.add_marker("slow")

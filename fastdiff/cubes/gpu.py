@@ -1,8 +1,9 @@
-"""Fits of many pixels at a time on a GPU: what `fastdiff.kernels.cube.ridge` does pixel by pixel.
+"""Fits of many pixels at a time on a GPU: what `fastdiff.kernels.cube` does pixel by pixel.
 
-The formulas are those of that file, over CuPy arrays with a first axis of pixels. Factors come from
-batched Cholesky (`arrays.cholesky`, `arrays.solve_positive`), Gram matrices of single pixels from
-batched matrix products, which cost a GPU next to nothing; what neighbours share is not made use of.
+The formulas are those of its file `ridge`, over CuPy arrays with a first axis of pixels. Factors
+come from batched Cholesky (`arrays.cholesky`, `arrays.solve_positive`), Gram matrices of single
+pixels from batched matrix products, which cost a GPU next to nothing; what neighbours share is not
+made use of.
 
 Shapes: lists (n, k) int32, rows of `series` (n_series, n_epochs), of which the first counts[i]
 count, the last `n_free` without a penalty; targets, counts (n,) int64 and penalty (n,) float64;
@@ -11,31 +12,17 @@ roots (n, n_epochs), square roots of the weights; blocks and runs, NumPy arrays,
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.kernels.cube import ridge as kernel
+from fastdiff.kernels.cube import batched
+from fastdiff.kernels.cube.fits import Fits
+from fastdiff.kernels.cube.tree import RUN
 
 _BYTES = 2e9  # of matrices at a time
-
-
-class Fits(NamedTuple):
-    """Targets, what predicts them, and their penalties: arrays as the head of the file has them."""
-
-    series: Any
-    targets: Any
-    lists: Any
-    counts: Any
-    n_free: int
-    penalty: Any
-
-    def part(self, rows: slice) -> Fits:
-        """Some of the targets."""
-        lists = (each[rows] for each in (self.targets, self.lists, self.counts))
-        return Fits(self.series, *lists, self.n_free, self.penalty[rows])
 
 
 def shared(fits: Fits, gram: Any, prediction: Any, coefficients: Any) -> None:
@@ -48,9 +35,9 @@ def shared(fits: Fits, gram: Any, prediction: Any, coefficients: Any) -> None:
     for rows in _parts(len(fits.lists), 4 * k**2):
         some = fits.part(rows)
         matrix, right = xp.empty((len(some.lists), k, k)), xp.empty((len(some.lists), k))
-        kernel.gather_systems(gram, *some[1:], matrix, right)
+        batched.gather_systems(gram, *some[1:], matrix, right)
         values = arrays.solve_positive(matrix, right)
-        kernel.predict_targets(some.series, some.lists, some.counts, values, prediction[rows])
+        batched.predict_targets(some.series, some.lists, some.counts, values, prediction[rows])
         if len(coefficients):
             coefficients[rows] = values
 
@@ -71,7 +58,7 @@ def single(
     widest = int((runs[:, 3] - runs[:, 2]).max(initial=0))
     longest = int((blocks[:, 1] - blocks[:, 0]).max(initial=0))
     each = 6 * k * n_epochs + 5 * size**2
-    each += 3 * widest**2 + 4 * min(kernel.RUN, len(blocks)) * longest**2
+    each += 3 * widest**2 + 4 * min(RUN, len(blocks)) * longest**2
     way = _by_epochs if few_epochs else _by_predictors
     made = [
         way(fits.part(rows), roots[rows], blocks, runs, leverage)
@@ -88,7 +75,7 @@ def _parts(n: int, doubles: int) -> list[slice]:
 
 def _forward(matrix: Any, columns: Any) -> Any:
     """L^-1 columns (n, k, m) for the Cholesky factors L of matrix (n, k, k), in place."""
-    kernel.solve_forward_columns(arrays.cholesky(matrix), columns)
+    batched.solve_forward_columns(arrays.cholesky(matrix), columns)
     return columns
 
 
@@ -96,7 +83,7 @@ def _predict(fits: Fits, coefficients: Any) -> Any:
     """(n, n_epochs)"""
     shape = len(fits.lists), fits.series.shape[1]
     out = arrays.namespace(fits.series).empty(shape)
-    kernel.predict_targets(fits.series, fits.lists, fits.counts, coefficients, out)
+    batched.predict_targets(fits.series, fits.lists, fits.counts, coefficients, out)
     return out
 
 

@@ -14,14 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.kernels.cube import ridge as kernel
+from fastdiff.kernels.cube import ridge
+from fastdiff.kernels.cube.bridge import bridge_series
+from fastdiff.kernels.cube.fits import Fits, Fitted, LeftOut, Weights
+from fastdiff.kernels.cube.tree import RUN
 
 from . import gpu
 from .options import NO_BLOCKS, CpmOptions
 from .predictors import choose
 
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
-_CHUNK = 64 * kernel.RUN  # targets between two steps of the progress
+_CHUNK = 64 * RUN  # targets between two steps of the progress
 _SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
 PENALTIES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
 _LEAST_PENALTY = 1e-13  # of that diagonal: below, rounding errors make the coefficients
@@ -44,7 +47,7 @@ class CubeTile:
             bad |= options.mask[cut].reshape(n, -1).T
         series[bad] = 0.0  # no NaN times zero
         broken = xp.flatnonzero(bad.any(1))
-        kernel.bridge_series(broken, series, bad, options.threads)
+        bridge_series(broken, series, bad, threads=options.threads)
         self.bad = bad
         square = self.roots**2
         self.mean = series @ square / square.sum()
@@ -76,9 +79,12 @@ class CubeTile:
             self.lists, columns, np.arange(len(series), len(self.series), dtype=np.int32)[None], 1
         )
 
-    def lists_of(self, chosen: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-        """Targets, lists of their predictors, and how many of these count."""
-        return self.targets[chosen], self.lists[chosen], self.counts[chosen]
+    def fits_of(self, chosen: NDArray[np.int64], penalty: Any, on_device: bool = False) -> Fits:
+        """Some targets, what predicts them, and their penalty."""
+        lists = self.targets[chosen], self.lists[chosen], self.counts[chosen]
+        if on_device:
+            lists = tuple(map(self.xp.asarray, lists))
+        return Fits(self.series, *lists, self.n_free, penalty)
 
     @functools.cached_property
     def gram(self) -> Any:
@@ -146,10 +152,8 @@ class CubeTile:
         shared = how == "gcv" and options.variance is None and not self.few_epochs
         if shared and self.xp is np:
             square, freedom = np.empty((2, len(sample), len(penalties)))
-            kernel.score_penalties(
-                self.gram, *self.lists_of(sample), self.n_free, penalties, square, freedom,
-                threads=options.threads,
-            )  # fmt: skip
+            fits = self.fits_of(sample, penalties)
+            ridge.score_penalties(fits, self.gram, square, freedom, options.threads)
             left = np.maximum(1 - freedom / n, 1e-6)
             return np.log(np.maximum(square, 1e-300)) - 2 * np.log(left)
         blocks = options.blocks if how == "cv" else _single_epochs(options.shape[0])
@@ -189,44 +193,42 @@ class CubeTile:
         With `shared`, on a GPU, by the weights of all, also where a target has its own.
         """
         options, n, xp = self.options, len(chosen), self.xp
-        lists = self.lists_of(chosen)
         if self.xp is not np:
             roots = self.roots_of(chosen)
             if shared:
                 roots[...] = self.roots
-            fits = gpu.Fits(self.series, *map(xp.asarray, lists), self.n_free, xp.asarray(penalty))
+            fits = self.fits_of(chosen, xp.asarray(penalty), on_device=True)
             return gpu.single(
                 fits, roots, blocks, _runs(blocks), few_epochs=self.few_epochs, leverage=leverage
             )
         own, which = self.own
-        prediction, freedom = np.empty((n, options.shape[0])), np.full(n, np.nan)
-        leverages = np.empty((n if leverage else 0, options.shape[0]))
-        values = np.zeros((n if coefficients else 0, self.lists.shape[1]))
-        rest = (
-            *lists, self.n_free, penalty, options.roots, own, which[chosen], blocks, _runs(blocks),
-            prediction, freedom, leverages, values,
-        )  # fmt: skip
+        fitted = Fitted(
+            prediction=np.empty((n, options.shape[0])),
+            freedom=np.full(n, np.nan),
+            leverage=np.empty((n if leverage else 0, options.shape[0])),
+            coefficients=np.zeros((n if coefficients else 0, self.lists.shape[1])),
+        )
+        fits, weights = self.fits_of(chosen, penalty), Weights(options.roots, own, which[chosen])
+        left_out = LeftOut(blocks, _runs(blocks))
         if self.few_epochs:
-            kernel.fit_dual(self.series, *rest, threads=options.threads)
+            ridge.fit_dual(fits, weights, left_out, fitted, options.threads)
         else:
-            kernel.fit_single(self.series, self.gram, *rest, threads=options.threads)
-        return prediction, freedom, leverages, values
+            ridge.fit_single(fits, self.gram, weights, left_out, fitted, options.threads)
+        return tuple(fitted)
 
     def run_shared(
         self, places: NDArray[np.int64], gram: Any, penalty: float, begin: int, end: int,
         prediction: Any, coefficients: Any,
     ) -> None:  # fmt: skip
         """Predict epochs begin <= n < end of some targets by fits with the weights of `gram`."""
-        lists = self.lists_of(places)
         if self.xp is np:
-            kernel.fit_shared(
-                self.series, gram, *lists, self.n_free, penalty, begin, end, prediction,
-                coefficients, threads=self.options.threads,
+            ridge.fit_shared(
+                self.fits_of(places, float(penalty)), gram, begin, end, prediction, coefficients,
+                self.options.threads,
             )  # fmt: skip
         else:
-            penalties = self.xp.full(len(places), penalty)
-            lists = map(self.xp.asarray, lists)
-            fits = gpu.Fits(self.series[:, begin:end], *lists, self.n_free, penalties)
+            fits = self.fits_of(places, self.xp.full(len(places), penalty), on_device=True)
+            fits = fits._replace(series=self.series[:, begin:end])
             gpu.shared(fits, gram, prediction[:, begin:end], coefficients)
 
     @property
@@ -342,10 +344,10 @@ def _runs(blocks: NDArray[np.int64]) -> NDArray[np.int64]:
     while begin < len(blocks):
         first, stop = blocks[begin, :2]
         longest, end = stop - first, begin + 1
-        while end < min(begin + kernel.RUN, len(blocks)):
+        while end < min(begin + RUN, len(blocks)):
             low, high = min(first, blocks[end, 0]), max(stop, blocks[end, 1])
             longest = max(longest, blocks[end, 1] - blocks[end, 0])
-            if high - low > 1.5 * longest + kernel.RUN:
+            if high - low > 1.5 * longest + RUN:
                 break
             first, stop, end = low, high, end + 1
         runs.append((begin, end, first, stop))

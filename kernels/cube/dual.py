@@ -66,9 +66,9 @@ def make_epochs(n_epochs, k_max, n_free):
 
 @jit.item
 def fill_gram(fits, i, k, root, epochs):
-    """K of the i-th target and its weighted series; returns the mean of K's diagonal."""
+    """K of the i-th target, and the weighted series of its predictors."""
     x, matrix, out = epochs.x, epochs.matrix, epochs.out
-    n_epochs, y = len(root), fits.series[fits.targets[i]]
+    n_epochs = len(root)
     for a in range(k):
         row = fits.series[fits.lists[i, a]]
         for t in range(n_epochs):
@@ -80,11 +80,16 @@ def fill_gram(fits, i, k, root, epochs):
             for a in range(8):
                 for d in range(2):
                     matrix[r + a, c + d] = matrix[c + d, r + a] = out[a, d]
+
+
+@jit.item
+def weigh(y, root, weighted, matrix):
+    """Weight the target, and return the trace of K."""
     trace = 0.0
-    for t in range(n_epochs):
+    for t in range(len(root)):
         trace += matrix[t, t]
-        epochs.weighted[t] = y[t] * root[t]
-    return trace / n_epochs
+        weighted[t] = y[t] * root[t]
+    return trace
 
 
 @jit.item
@@ -185,15 +190,14 @@ def predict_all(fits, i, k, root, penalty, epochs, predicted):
 
 
 @jit.item
-def find_leverage(matrix, root, penalty, leverage):
-    """Degrees of freedom, and the leverage of each epoch, which may be empty."""
-    freedom = 0.0
+def find_leverage(matrix, root, penalty, i, fitted):
+    """Degrees of freedom of the i-th target, and the leverage of each epoch where it is wanted."""
+    fitted.freedom[i] = 0.0
     for t in range(len(root)):
         part = 1.0 - penalty * matrix[t, t] if root[t] > 0.0 else 0.0
-        freedom += part
-        if len(leverage):
-            leverage[t] = part
-    return freedom
+        fitted.freedom[i] += part
+        if len(fitted.leverage):
+            fitted.leverage[i, t] = part
 
 
 @jit.cpu_loop
@@ -209,7 +213,8 @@ def dual_cpu(start, stop, fits, weights, left_out, fitted):
         root = weights.roots
         if weights.which[i] >= 0:
             root = weights.own[weights.which[i]]
-        scale = fill_gram(fits, i, k, root, epochs)
+        fill_gram(fits, i, k, root, epochs)
+        scale = weigh(y, root, epochs.weighted, matrix) / n_epochs
         for f in range(n_free):
             orthogonalise(series[fits.lists[i, k + f]], f, root, epochs)
             split_off(epochs.basis[f], scale, epochs.product, matrix)
@@ -219,8 +224,7 @@ def dual_cpu(start, stop, fits, weights, left_out, fitted):
             fitted.coefficients[i, :k] = epochs.values[:k]
         predicted = fitted.prediction[i]
         predict_all(fits, i, k, root, penalty, epochs, predicted)
-        leverage = fitted.leverage[i] if len(fitted.leverage) else predicted[:0]
-        fitted.freedom[i] = find_leverage(matrix, root, penalty, leverage)
+        find_leverage(matrix, root, penalty, i, fitted)
         for t in range(n_epochs):
             matrix[n, t] = epochs.rest[t]
         for run in left_out.runs:
