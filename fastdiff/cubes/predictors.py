@@ -15,7 +15,7 @@ from .options import CpmOptions
 __all__ = ["choose"]
 
 
-class Field(Protocol):
+class SeriesOfTile(Protocol):
     """What `choose` reads of a tile."""
 
     options: CpmOptions
@@ -27,7 +27,7 @@ class Field(Protocol):
 
 
 def choose(
-    tile: Field, targets: NDArray[np.int64], usable: NDArray[np.bool_]
+    tile: SeriesOfTile, targets: NDArray[np.int64], usable: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """(n, wanted) pixels of the window of a tile and how many of them count."""
     options = tile.options

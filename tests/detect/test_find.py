@@ -1,70 +1,12 @@
+"""The table of candidates."""
+
 import numpy as np
 import pytest
 from astropy.table import Table
 
 from fastdiff import Difference, find_transients
 from fastdiff.detect import find as detect
-from fastdiff.detect.find import BLENDED, EDGE, MASKED, SATURATED
-
-
-def gaussian(shape, x, y, flux, sigma=1.7, ratio=1.0, theta=0.0):
-    """A point source; `theta` in degrees from +x towards +y, `ratio` minor over major axis."""
-    iy, ix = np.indices(shape)
-    c, s = np.cos(np.radians(theta)), np.sin(np.radians(theta))
-    u, v = c * (ix - x) + s * (iy - y), -s * (ix - x) + c * (iy - y)
-    value = np.exp(-(u**2 + (v / ratio) ** 2) / (2 * sigma**2))
-    return flux * value / (2 * np.pi * sigma**2 * ratio)
-
-
-def difference(image, noise=1.0, mask=None, **meta):
-    image = np.array(image, np.float32)
-    mask = np.isnan(image) if mask is None else mask
-    image[mask] = np.nan
-    return Difference(image, np.full_like(image, noise), mask, meta)
-
-
-def optimal_error(noise, sigma):
-    """Error of an optimally weighted flux of a Gaussian in white noise."""
-    return noise * np.sqrt(4 * np.pi) * sigma
-
-
-@pytest.mark.parametrize("sigma", [0.8, 1.7, 3.0])
-@pytest.mark.parametrize("snr", [5.5, 12, 300])
-def test_position_flux_and_error_of_a_point_source(sigma, snr):
-    noise = 4.0
-    flux = snr * optimal_error(noise, sigma)
-    image = gaussian((120, 100), 41.3, 66.8, flux, sigma)
-    (row,) = find_transients(image, noise=noise)
-    assert row["x"] == pytest.approx(41.3, abs=0.02)
-    assert row["y"] == pytest.approx(66.8, abs=0.02)
-    assert row["flux"] == pytest.approx(flux, rel=0.01)
-    assert row["flux_err"] == pytest.approx(optimal_error(noise, sigma), rel=0.02)
-    assert row["snr"] == pytest.approx(row["flux"] / row["flux_err"])
-    assert row["snr"] == pytest.approx(snr, rel=0.02)
-    assert row["fwhm"] == pytest.approx(2.3548 * sigma, rel=0.05)
-    assert row["ellipticity"] < 0.03
-    assert row["peak"] == pytest.approx(image.max())
-    assert row["n_pixels"] == (image > 0.5 * noise).sum()
-    assert row["flags"] == 0
-    assert row["image"] == 0
-
-
-def test_the_error_is_that_of_optimal_photometry():
-    rng = np.random.default_rng(8)
-    noise = rng.uniform(1, 6, (60, 60))
-    profile = gaussian((60, 60), 30.2, 29.6, 1.0, 2.0)
-    (row,) = find_transients(2000 * profile, noise=noise)
-    # F = sum(p d) / sum(p^2), the estimate that the docstring's formula gives the error of.
-    trials = (profile * noise * rng.normal(size=(4000, 60, 60))).sum((1, 2)) / (profile**2).sum()
-    assert row["flux_err"] == pytest.approx(trials.std(), rel=0.05)
-
-
-def test_shape_of_an_elongated_source():
-    for theta in (-60, -20, 0, 35, 80):
-        image = gaussian((90, 90), 45, 45, 3000, 3.0, ratio=0.5, theta=theta)
-        (row,) = find_transients(image, noise=1.0)
-        assert row["theta"] == pytest.approx(theta, abs=1)
-        assert row["ellipticity"] == pytest.approx(0.5, abs=0.03)
+from tests.detect.images import difference, gaussian, optimal_error
 
 
 def test_sign():
@@ -81,15 +23,6 @@ def test_sign():
     assert minus["peak"] == pytest.approx(image.min())
     both = find_transients(d, sign="both")
     assert list(both["flux"]) == [plus["flux"], minus["flux"]]
-
-
-def test_a_source_beside_one_that_vanished():
-    image = gaussian((80, 80), 38, 40, 900) - gaussian((80, 80), 44, 40, 900)
-    both = find_transients(image, noise=1.0, sign="both")
-    assert len(both) == 2
-    np.testing.assert_allclose(np.sort(both["x"]), [38, 44], atol=0.4)
-    plus = find_transients(image, noise=1.0)
-    assert plus["flux"][0] == pytest.approx(900, rel=0.15)
 
 
 def test_thresholds():
@@ -118,106 +51,6 @@ def test_the_pixel_threshold_of_the_model_is_the_default():
     assert find_transients(difference(image, pixel_threshold=2.0)).meta["pixel_threshold"] == 2.0
 
 
-def test_a_batch_and_its_groups(monkeypatch):
-    images = np.zeros((5, 50, 60))
-    images[1] = gaussian((50, 60), 20, 30, 300)
-    images[3] = gaussian((50, 60), 15, 20, 300) + gaussian((50, 60), 45, 25, 600)
-    # Neighbours in memory, not on the sky.
-    images[2] = gaussian((50, 60), 20, 49, 500)
-    images[3] += gaussian((50, 60), 20, 0, 500)
-    table = find_transients(images, noise=1.0)
-    assert list(table["image"]) == [1, 2, 3, 3, 3]
-    assert list(np.round(table["x"][[0, 1, 2]])) == [20, 20, 45]
-    assert list(np.diff(table["snr"][2:]) < 0) == [True, True]
-    monkeypatch.setattr(detect, "_GROUP_PIXELS", 1)
-    one_by_one = find_transients(images, noise=1.0)
-    for name in table.colnames:
-        np.testing.assert_allclose(one_by_one[name], table[name], rtol=1e-9)
-    noises = np.arange(1, 6)[:, None, None] * np.ones_like(images)
-    scaled = find_transients(images * noises, noise=noises)
-    np.testing.assert_allclose(scaled["snr"], table["snr"], rtol=1e-6)
-
-
-def test_regions_touch_by_corners():
-    image = np.zeros((40, 40))
-    image[[10, 11, 12, 13], [10, 11, 12, 13]] = 50
-    (row,) = find_transients(image, noise=1.0, min_pixels=4)
-    assert row["n_pixels"] == 4
-    assert row["theta"] == pytest.approx(45, abs=1)
-
-
-def test_two_sources_in_one_region():
-    for gap, fluxes in ((6.0, (900, 700)), (5.5, (5000, 5000)), (8.0, (4000, 900))):
-        image = gaussian((80, 80), 36, 40, fluxes[0]) + gaussian((80, 80), 36 + gap, 41, fluxes[1])
-        table = find_transients(image, noise=1.0)
-        assert len(table) == 2
-        assert (table["flags"] == BLENDED).all()
-        np.testing.assert_allclose(table["flux"], fluxes, rtol=0.1)
-        np.testing.assert_allclose(np.sort(table["x"]), [36, 36 + gap], atol=0.4)
-        assert table["flux"].sum() == pytest.approx(sum(fluxes), rel=0.01)
-
-
-def test_one_source_is_not_split_by_a_ripple():
-    ripple = 0.02 * np.cos(2.2 * np.arange(80))
-    image = gaussian((80, 80), 40, 40, 5000, 4.0) * (1 + ripple) + 0.1 * ripple[:, None]
-    (row,) = find_transients(image, noise=1.0)
-    assert row["flux"] == pytest.approx(5000, rel=0.03)
-
-
-def test_edge_flag():
-    image = gaussian((60, 60), 30, 30, 500)
-    assert find_transients(image, noise=1.0)["flags"].tolist() == [0]
-    for x, y in ((1, 30), (30, 1), (58, 30), (30, 58)):
-        (row,) = find_transients(gaussian((60, 60), x, y, 500), noise=1.0)
-        assert row["flags"] == EDGE
-
-
-def test_masked_and_saturated_pixels_nearby():
-    image = gaussian((60, 60), 30, 30, 500)
-    far, near = np.zeros(image.shape, bool), np.zeros(image.shape, bool)
-    far[2, 2] = near[30, 34] = True
-    assert find_transients(difference(image, mask=far))["flags"].tolist() == [0]
-    assert find_transients(difference(image, mask=near))["flags"].tolist() == [MASKED]
-    full = {"saturated": np.argwhere(near[None])}
-    flags = find_transients(difference(image, mask=near, **full))["flags"]
-    assert flags.tolist() == [MASKED | SATURATED]
-    full = {"saturated": np.array([[1, 30, 34]])}
-    two = difference(np.stack([image, image]), **full)
-    assert find_transients(two)["flags"].tolist() == [0, SATURATED]
-
-
-def test_masked_pixels_add_nothing_and_poison_nothing():
-    image = gaussian((60, 60), 30, 30, 500)
-    mask = np.zeros(image.shape, bool)
-    mask[28, 27:30] = True
-    (row,) = find_transients(difference(image, mask=mask))
-    assert row["flux"] == pytest.approx(image[~mask].sum(), rel=0.01)
-    assert all(np.isfinite(row[name]) for name in row.colnames)
-    noise = np.where(mask, np.nan, 1.0)
-    (row,) = find_transients(image, noise=noise)
-    assert row["flux"] == pytest.approx(image[~mask].sum(), rel=0.01)
-    assert row["flags"] == MASKED
-
-
-def test_noisy_differences():
-    rng = np.random.default_rng(6)
-    truth = np.zeros((400, 400))
-    places = [(x, y) for x in range(40, 400, 64) for y in range(40, 400, 64)]
-    for x, y in places:
-        truth[y - 20 : y + 21, x - 20 : x + 21] += gaussian((41, 41), 20, 20, 400, 1.5)
-    image = truth + rng.normal(size=truth.shape)
-    arguments = {"noise": 1.0, "pixel_threshold": 3.0, "noise_free": False}
-    table = find_transients(image, **arguments)
-    assert len(table) == len(places)
-    pull = (table["flux"] - 400) / table["flux_err"]
-    assert 0.7 < pull.std() < 1.3
-    assert abs(pull.mean()) < 0.6
-    assert len(find_transients(rng.normal(size=(500, 500)), **arguments)) == 0
-    meta = {"pixel_threshold": 3.0, "noise_free": False}
-    same = find_transients(difference(image, **meta))
-    np.testing.assert_allclose(same["flux_err"], table["flux_err"])
-
-
 def test_nothing_to_be_found():
     for image in (np.zeros((40, 40)), np.full((40, 40), np.nan), np.zeros((0, 40, 40))):
         table = find_transients(image, noise=1.0)
@@ -228,13 +61,6 @@ def test_nothing_to_be_found():
         assert table["x"].dtype == np.float64
     zero_noise = difference(np.zeros((40, 40)), noise=0.0)
     assert len(find_transients(zero_noise)) == 0
-
-
-def test_a_source_that_fills_the_frame():
-    (row,) = find_transients(np.full((40, 50), 3.0), noise=1.0)
-    assert row["flux"] == pytest.approx(3.0 * 2000)
-    assert row["flags"] == EDGE
-    assert (row["x"], row["y"]) == pytest.approx((24.5, 19.5))
 
 
 def test_any_array(tmp_path):
