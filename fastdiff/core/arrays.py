@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -300,7 +301,22 @@ def check_same_device(**arguments: Any) -> str:
     >>> check_same_device(refs=[[1.0]], scis=[[2.0]], ref_masks=None)
     'cpu'
     """
-    where = {name: device_of(x) for name, x in arguments.items() if x is not None}
+    return check_devices({name: device_of(x) for name, x in arguments.items() if x is not None})
+
+
+def check_devices(where: Mapping[str, str]) -> str:
+    """The device of all arguments, of which `where` has the names and devices.
+
+    Raises
+    ------
+    TypeError
+        If there are several.
+
+    Examples
+    --------
+    >>> check_devices({"time": "cuda:0", "mag": "cuda:0"})
+    'cuda:0'
+    """
     if len(set(where.values())) > 1:
         first, other = next(
             (a, b) for a in where for b in where if where[a] == next(iter(where.values()))

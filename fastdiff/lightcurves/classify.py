@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdiff.core import arrays
 from fastdiff.core.threads import check_threads
 from fastdiff.models.model import Model, load_model
 
@@ -97,23 +98,20 @@ class Contract:
             (n, n_dm, n_dt) for a network that sees images only, else (n, n_columns): the cells
             of the image row by row, if there is one, then the features. Unknown features are NaN.
         """
-        what = curves.time, curves.mag, curves.offsets
         parts = []
         if self.grid:
-            from .dmdt import dmdt_images
+            from .dmdt import images_of
 
-            images = dmdt_images(*what, grid=self.grid, norm=self.norm, threads=threads)
-            images = images.astype(np.float32)
+            sharp = replace(curves, magerr=None)
+            made = images_of(sharp, grid=self.grid, norm=self.norm, threads=threads)
+            images = arrays.on_host(made).astype(np.float32)
             if not self.features:
                 return images
             parts.append(images.reshape(len(curves), -1))
-        from .features import light_curve_features
+        from .features import columns_of
 
-        table = light_curve_features(
-            *what, magerr=curves.magerr, features=self.features, threads=threads
-        )
-        columns = [np.asarray(table[name], np.float32) for name in self.features]
-        parts.append(np.stack(columns, 1))
+        columns = columns_of(curves, self.features, threads=threads)
+        parts.append(np.stack([np.asarray(columns[name], np.float32) for name in self.features], 1))
         whole = np.concatenate(parts, 1)
         whole[~np.isfinite(whole)] = np.nan
         return whole
@@ -149,7 +147,7 @@ class LightCurveClasses:
     @property
     def labels(self) -> NDArray[np.str_]:
         """Most probable class of each curve, (n,); "" for a curve without probabilities."""
-        known = np.isfinite(self.probabilities).all(1)
+        known = np.isfinite(self.probabilities.sum(axis=1))
         best = np.where(known[:, None], self.probabilities, 0).argmax(1)
         return np.where(known, np.array(self.classes)[best], "")
 
@@ -222,7 +220,8 @@ def classify_light_curves(
     time, mag : array_like or list of array_like
         Times in days and magnitudes, in any order: one curve, (n_points,); many curves in flat
         arrays with `offsets`; or a list with an array for each curve. Points that are NaN or
-        infinite are dropped, with the flag `DROPPED`.
+        infinite are dropped, with the flag `DROPPED`. With CuPy arrays images and features of the
+        curve are made on their GPU; periods and the network are work for the CPU.
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]`` of the flat arrays.
     magerr : array_like or list of array_like, optional
@@ -237,7 +236,8 @@ def classify_light_curves(
     Returns
     -------
     LightCurveClasses
-        With ``probabilities`` (n, n_classes), ``classes``, ``flags`` and ``labels``. Curves of
+        With ``probabilities`` (n, n_classes), ``classes``, ``flags`` and ``labels``, in the memory
+        of the CPU. Curves of
         fewer than two points have NaN; those of fewer than 20 are classified and flagged `FEW`.
 
     Raises
@@ -275,7 +275,7 @@ def classify_light_curves(
     curves = read_curves(time, mag, offsets, magerr, threads=threads)
     probabilities = np.empty((len(curves), len(contract.classes)), np.float32)
     for start in range(0, len(curves), _CHUNK):
-        some = _part(curves, start, start + _CHUNK)
+        some = curves.part(start, start + _CHUNK)
         made = network.run(contract.network_input(some, threads))
         if made.shape != (len(some), len(contract.classes)):
             raise ValueError(
@@ -286,17 +286,4 @@ def classify_light_curves(
     probabilities[(curves.flags & EMPTY) != 0] = np.nan
     return LightCurveClasses(
         probabilities, contract.classes, curves.flags, contract.proportions, Path(network.path).stem
-    )
-
-
-def _part(curves: Curves, start: int, stop: int) -> Curves:
-    """Curves `start` to `stop`, sharing memory with all."""
-    offsets = curves.offsets[start : stop + 1]
-    points = slice(offsets[0], offsets[-1])
-    return Curves(
-        curves.time[points],
-        curves.mag[points],
-        None if curves.magerr is None else curves.magerr[points],
-        offsets - offsets[0],
-        curves.flags[start:stop],
     )

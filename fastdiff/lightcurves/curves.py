@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,21 +45,22 @@ class Curves:
 
     Attributes
     ----------
-    time : ndarray of float64, (n_points,)
-        Days since the first point of each curve, ascending within it.
-    mag : ndarray of float64, (n_points,)
-        Finite magnitudes. It may share memory with the caller's array: do not write to it.
-    magerr : ndarray of float64, (n_points,), or None
-        Their errors, finite and not negative. The same holds.
+    time : array of float64, (n_points,)
+        Days since the first point of each curve, ascending within it. A NumPy array, or a CuPy
+        array if the caller's arrays lie on a GPU.
+    mag : array of float64, (n_points,)
+        Finite magnitudes, on the device of `time`.
+    magerr : array of float64, (n_points,), or None
+        Their errors, finite and not negative, on the device of `time`.
     offsets : ndarray of int64, (n + 1,)
-        Where each curve starts; the last entry is n_points.
+        Where each curve starts; the last entry is n_points. In the memory of the CPU.
     flags : ndarray of uint8, (n,)
-        Bits `FEW`, `DROPPED`, `EMPTY`, `CONSTANT_TIME`.
+        Bits `FEW`, `DROPPED`, `EMPTY`, `CONSTANT_TIME`. In the memory of the CPU.
     """
 
-    time: NDArray[np.float64]
-    mag: NDArray[np.float64]
-    magerr: NDArray[np.float64] | None
+    time: Any
+    mag: Any
+    magerr: Any
     offsets: NDArray[np.int64]
     flags: NDArray[np.uint8]
 
@@ -70,6 +71,34 @@ class Curves:
     def n_points(self) -> NDArray[np.int64]:
         """Points of each curve, (n,)."""
         return np.diff(self.offsets)
+
+    @property
+    def flat(self) -> tuple[Any, Any, Any, NDArray[np.int64]]:
+        """(time, mag, magerr, offsets) as kernels take them: `magerr` is empty for None."""
+        return (
+            self.time,
+            self.mag,
+            self.time[:0] if self.magerr is None else self.magerr,
+            self.offsets,
+        )
+
+    def part(self, first: int, last: int) -> Curves:
+        """Curves first <= i < last, sharing memory with all."""
+        offsets = self.offsets[first : last + 1]
+        points = slice(offsets[0], offsets[-1])
+        return Curves(
+            self.time[points],
+            self.mag[points],
+            None if self.magerr is None else self.magerr[points],
+            offsets - offsets[0],
+            self.flags[first:last],
+        )
+
+    def on_host(self) -> Curves:
+        """The same curves in the memory of the CPU."""
+        magerr = None if self.magerr is None else arrays.on_host(self.magerr)
+        time, mag = arrays.on_host(self.time), arrays.on_host(self.mag)
+        return replace(self, time=time, mag=mag, magerr=magerr)
 
 
 def describe_flags(flag: int) -> str:
@@ -101,9 +130,10 @@ def read_curves(
         `offsets`; a list with an array for each curve; or (n, n_points) for curves of one
         length. Any order, real dtype and byte order. Points that are NaN, infinite or masked
         are dropped. An empty list holds no curves, an empty array is a curve without points.
+        CuPy arrays are checked and sorted on the CPU and come back to their GPU.
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]`` of the flat arrays; from 0,
-        ascending, to the number of points.
+        ascending, to the number of points. On any device.
     magerr : array_like or list of array_like, optional
         1 sigma errors of the magnitudes, laid out like them; none may be negative. Points
         whose error is not finite are dropped.
@@ -120,7 +150,8 @@ def read_curves(
     Raises
     ------
     TypeError
-        If an array is not of real numbers, `offsets` are not integers, or `magerr` is missing.
+        If an array is not of real numbers, `offsets` are not integers, `magerr` is missing, or
+        arrays lie on several devices.
     ValueError
         If lengths differ, `offsets` do not ascend or do not fit, or an error is negative.
 
@@ -132,8 +163,8 @@ def read_curves(
 
     Notes
     -----
-    Cost: some 10 ns a point, 50 ns where a curve is not sorted. Memory: what comes
-    back, 8 bytes a point and array.
+    Cost: some 10 ns a point, 50 ns where a curve is not sorted, and for arrays of a GPU two
+    copies. Memory: what comes back, 8 bytes a point and array.
 
     Examples
     --------
@@ -145,57 +176,58 @@ def read_curves(
 
     if need_magerr and magerr is None:
         raise TypeError("`magerr` is None; this needs the error of every magnitude: pass `magerr`")
-    flat_time, lengths, dtype = _read(time, "time", offsets is not None)
-    _check_resolution(flat_time, dtype)
-    flat_mag, mag_lengths, _ = _read(mag, "mag", offsets is not None)
-    _check_lengths("mag", mag_lengths, lengths)
-    flat_err = np.empty(0)
+    times = _read(time, "time", offsets is not None)
+    _check_resolution(times.values, times.dtype)
+    given = {"time": times, "mag": _read(mag, "mag", offsets is not None)}
     if magerr is not None:
-        flat_err, err_lengths, _ = _read(magerr, "magerr", offsets is not None)
-        _check_lengths("magerr", err_lengths, lengths)
+        given["magerr"] = _read(magerr, "magerr", offsets is not None)
+    for name, read in given.items():
+        _check_lengths(name, read.lengths, times.lengths)
+    device = arrays.check_devices({name: read.device for name, read in given.items()})
+    arrays.check_current_device(device)
     if offsets is None:
-        starts = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
+        starts = np.concatenate(([0], np.cumsum(times.lengths, dtype=np.int64)))
     else:
-        starts = _read_offsets(offsets, flat_time.size)
+        starts = _read_offsets(offsets, times.values.size)
 
-    flat = flat_time, flat_mag, flat_err, starts
+    errors = given["magerr"].values if magerr is not None else np.empty(0)
+    flat = times.values, given["mag"].values, errors, starts
     n_good, state = kernel.inspect_curves(*flat, threads)
     if (state & kernel.NEGATIVE).any():
-        first = int(np.flatnonzero(flat_err < 0)[0])
+        first = int(np.flatnonzero(errors < 0)[0])
         curve = int(np.searchsorted(starts, first, "right")) - 1
         raise ValueError(
-            f"`magerr` of curve {curve} holds {flat_err[first]:g}; errors must be 0 or positive: "
+            f"`magerr` of curve {curve} holds {errors[first]:g}; errors must be 0 or positive: "
             "mark unknown ones by NaN"
         )
     missing = (state & kernel.MISSING) != 0
-    arranged = kernel.arrange_curves(*flat, n_good, state, threads)
     flags = FEW * (n_good < MIN_POINTS) | DROPPED * missing | EMPTY * (n_good < 2)
     flags |= CONSTANT_TIME * ((state & kernel.CONSTANT_TIME) != 0)
-    return Curves(
-        arranged[0],
-        arranged[1],
-        None if magerr is None else arranged[2],
-        arranged[3],
-        flags.astype(np.uint8),
-    )
-
-
-def _read(
-    x: Any, name: str, flat: bool
-) -> tuple[NDArray[np.float64], NDArray[np.int64], np.dtype[Any]]:
-    """Points of all curves in one array, the number of points of each curve, the dtype."""
-    if isinstance(x, (list, tuple)) and not flat and (not x or np.ndim(x[0]) > 0):
-        parts = [_read(part, f"{name}[{i}]", flat=True) for i, part in enumerate(x)]
-        lengths = np.array([part[0].size for part in parts], np.int64)
-        coarsest = min((part[2] for part in parts), key=_resolution, default=np.dtype(np.float64))
-        return np.concatenate([np.empty(0), *(part[0] for part in parts)]), lengths, coarsest
-    array, mask, _, device = arrays.open_array(x, name)
+    *points, starts = kernel.arrange_curves(*flat, n_good, state, threads)
     if device != "cpu":
-        raise TypeError(
-            f"`{name}` is on {device}; light curves are taken from the memory of the CPU: call "
-            "`.cpu()` on a tensor, `.get()` on a CuPy array"
-        )
-    array = np.asarray(array)
+        points = [np.asarray(each, like=times.origin) for each in points]
+    kept = None if magerr is None else points[2]
+    return Curves(points[0], points[1], kept, starts, flags.astype(np.uint8))
+
+
+class _Points(NamedTuple):
+    """One argument: the values of all curves, in the memory of the CPU, and what came.
+
+    `lengths` are the numbers of points of the curves; `origin` is an array of the caller's.
+    """
+
+    values: NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    dtype: np.dtype[Any]
+    device: str
+    origin: Any
+
+
+def _read(x: Any, name: str, flat: bool) -> _Points:
+    """Read one argument; with `flat` it is one array of all curves."""
+    if isinstance(x, (list, tuple)) and not flat and (not x or _has_axes(x[0])):
+        return _read_list(x, name)
+    array, mask, device, origin = _open(x, name)
     if array.dtype.kind not in "fui":
         raise TypeError(
             f"`{name}` has dtype {array.dtype}; it must be real numbers: convert it with "
@@ -211,7 +243,35 @@ def _read(
     array = array.astype(np.float64, copy=mask is not None)
     if mask is not None:
         array[mask] = np.nan
-    return np.require(array.reshape(-1), np.float64, ["C", "A", "W", "E"]), lengths, dtype
+    values = np.require(array.reshape(-1), np.float64, ["C", "A", "W", "E"])
+    return _Points(values, lengths, dtype, device, origin)
+
+
+def _has_axes(x: Any) -> bool:
+    return bool(x.ndim > 0 if hasattr(x, "ndim") else np.ndim(x) > 0)
+
+
+def _open(x: Any, name: str) -> tuple[NDArray[Any], NDArray[np.bool_] | None, str, Any]:
+    """(values in the memory of the CPU, mask or None, device that they came from, what came)."""
+    array, mask, kind, device = arrays.open_array(x, name)
+    if device == "cpu":
+        return np.asarray(array), mask, device, array
+    if kind == "torch":
+        raise TypeError(
+            f"`{name}` is on {device}; light curves are CuPy arrays, or lie in the memory of the "
+            "CPU: pass `cupy.asarray(tensor)`, or call `.cpu()`"
+        )
+    return arrays.on_host(array), mask, device, array
+
+
+def _read_list(x: Sequence[Any], name: str) -> _Points:
+    """Read a list with an array for each curve."""
+    parts = [_read(part, f"{name}[{i}]", flat=True) for i, part in enumerate(x)]
+    device = arrays.check_devices({f"{name}[{i}]": part.device for i, part in enumerate(parts)})
+    lengths = np.array([part.values.size for part in parts], np.int64)
+    values = np.concatenate([np.empty(0), *(part.values for part in parts)])
+    coarsest = min((part.dtype for part in parts), key=_resolution, default=np.dtype(np.float64))
+    return _Points(values, lengths, coarsest, device, parts[0].origin if parts else None)
 
 
 def _resolution(dtype: np.dtype[Any]) -> int:
@@ -220,6 +280,7 @@ def _resolution(dtype: np.dtype[Any]) -> int:
 
 
 def _check_resolution(time: NDArray[np.float64], dtype: np.dtype[Any]) -> None:
+    """Warn of times that were rounded before they came."""
     if _resolution(dtype) >= 8:
         return
     largest = np.max(np.abs(time), initial=0, where=np.isfinite(time))
@@ -235,6 +296,7 @@ def _check_resolution(time: NDArray[np.float64], dtype: np.dtype[Any]) -> None:
 
 
 def _check_lengths(name: str, lengths: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
+    """ValueError unless an argument has the curves of `time`."""
     if lengths.size != wanted.size:
         raise ValueError(
             f"`{name}` has {lengths.size} curves and `time` {wanted.size}; they must be laid out "
@@ -250,7 +312,8 @@ def _check_lengths(name: str, lengths: NDArray[np.int64], wanted: NDArray[np.int
 
 
 def _read_offsets(x: Any, n_points: int) -> NDArray[np.int64]:
-    array = np.asarray(arrays.open_array(x, "offsets")[0])
+    """Where curves start in flat arrays, checked."""
+    array, _, _, _ = _open(x, "offsets")
     if array.dtype.kind not in "ui":
         raise TypeError(
             f"`offsets` has dtype {array.dtype}; it must be integers: convert it with "

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastdiff.core import arrays
+
 from .curves import Curves, read_curves
 
 __all__ = ["GRIDS", "NORMS", "Grid", "dmdt_images", "images_of"]
@@ -22,11 +24,12 @@ NORMS = {
 }
 """Names of the normalisations, and the dtype of their images."""
 
-_KERNEL_NORMS = {"paper": 0, "l2": 1, "dt": 2, "max": 3}  # constants of the kernel
+_KERNEL_NORMS = {"paper": 0, "l2": 1, "dt": 2, "max": 3}  # PAPER, L2, BY_COLUMN, MAX of the kernel
 _GROUP_BYTES = 1 << 21  # of the counts that wait to be normalised: they stay in the cache
+_GPU_GROUP_BYTES = 1 << 26  # the same on a GPU, where a launch needs much work
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, init=False)
 class Grid:
     """Cells of a dm-dt image, by their edges.
 
@@ -64,9 +67,10 @@ class Grid:
     dt: NDArray[np.float64]
     symmetric: bool = False
 
-    def __post_init__(self) -> None:
-        for name in ("dm", "dt"):
-            object.__setattr__(self, name, _edges(getattr(self, name), name))
+    def __init__(self, dm: ArrayLike, dt: ArrayLike, symmetric: bool = False):
+        object.__setattr__(self, "dm", _edges(dm, "dm"))
+        object.__setattr__(self, "dt", _edges(dt, "dt"))
+        object.__setattr__(self, "symmetric", symmetric)
         repeated = np.flatnonzero(np.diff(self.dt) == 0)
         if repeated.size:
             raise ValueError(
@@ -193,7 +197,8 @@ def dmdt_images(
     time, mag : array_like or list of array_like
         Times in days and magnitudes: one curve, (n_points,); many curves in flat arrays with
         `offsets`; or a list with an array for each curve. Any order, real dtype and byte order;
-        sorted here. Points that are NaN, infinite or masked are left out.
+        sorted here. Points that are NaN, infinite or masked are left out. With CuPy arrays,
+        pairs are counted on their GPU, on the current stream.
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]``.
     magerr : array_like or list of array_like, optional
@@ -219,18 +224,19 @@ def dmdt_images(
 
     Returns
     -------
-    images : ndarray, (n, n_dm, n_dt)
-        Row 0 has the lowest dm (brightening), column 0 the shortest dt. uint8 for "paper",
-        int64 for "counts" (float64 with `magerr`), else float32. A curve of fewer than two
-        points, and one without a pair in the grid, gives zeros: see the flags.
-    flags : ndarray of uint8, (n,)
-        If asked for: bits `FEW` (fewer than 20 points, which the paper leaves out), `DROPPED`,
-        `EMPTY` and `CONSTANT_TIME` of `fastdiff.lightcurves.curves`.
+    images : array, (n, n_dm, n_dt)
+        A NumPy array, or a CuPy array if CuPy arrays came. Row 0 has the lowest dm (brightening),
+        column 0 the shortest dt. uint8 for "paper", int64 for "counts" (float64 with `magerr`),
+        else float32. A curve of fewer than two points, and one without a pair in the grid, gives
+        zeros: see the flags.
+    flags : array of uint8, (n,)
+        If asked for, an array of the same kind. Bits `FEW` (fewer than 20 points, which the paper
+        leaves out), `DROPPED`, `EMPTY` and `CONSTANT_TIME` of `fastdiff.lightcurves.curves`.
 
     Raises
     ------
     TypeError
-        If an array is not of real numbers.
+        If an array is not of real numbers, or arrays lie on several devices.
     ValueError
         If lengths differ, `offsets` do not fit, an error is negative, or a name is unknown.
 
@@ -242,7 +248,8 @@ def dmdt_images(
     Notes
     -----
     Cost per pair and core: 2 ns; less for curves of more than 2000 points, where it grows like
-    n_points**1.5; with errors 30 ns (fast) or 300 ns. Memory: the images, and a few MB.
+    n_points**1.5; with errors 30 ns (fast) or 300 ns. Arrays of a GPU are copied to the CPU once,
+    where the door checks and sorts them, and back. Memory: the images, and a few MB, on a GPU 64.
 
     References
     ----------
@@ -256,6 +263,45 @@ def dmdt_images(
     >>> images.shape, images.dtype.name, images[0].nonzero()
     ((1, 23, 24), 'uint8', (array([ 9, 11, 13]), array([16, 16,  8])))
     """
+    grid = _check_options(grid, norm, smooth)
+    curves = read_curves(time, mag, offsets, magerr, threads=threads)
+    images = images_of(curves, grid=grid, norm=norm, smooth=smooth, threads=threads)
+    return (images, np.asarray(curves.flags, like=images)) if return_flags else images
+
+
+def images_of(
+    curves: Curves,
+    *,
+    grid: str | Grid = "mahabal2017",
+    norm: str = "paper",
+    smooth: str = "fast",
+    threads: int | None = None,
+) -> Any:
+    """Images of curves that came through the door, as `dmdt_images` makes them."""
+    from fastdiff.kernels.curve import dmdt_norm  # Numba takes a second to import
+
+    grid = _check_options(grid, norm, smooth)
+    dtype = np.dtype(NORMS[norm])
+    if norm == "counts" and curves.magerr is not None:
+        dtype = np.dtype(np.float64)
+    n_rows, n_columns = grid.shape
+    images = np.empty_like(curves.time, dtype, shape=(len(curves), n_rows, n_columns))
+    n_pairs = curves.n_points * (curves.n_points - 1) // 2
+    on_cpu = arrays.namespace(images) is np
+    group = (_GROUP_BYTES if on_cpu else _GPU_GROUP_BYTES) // (8 * (n_rows + 2) * n_columns)
+    for first in range(0, len(curves), max(1, group)):
+        own = slice(first, first + max(1, group))
+        counts = _count(curves.part(first, own.stop), grid, smooth, threads)
+        if norm == "counts":
+            images[own] = counts[:, :, 1:-1].transpose(0, 2, 1)
+        else:
+            pairs = np.asarray(n_pairs[own], like=images)
+            dmdt_norm.normalise(counts, pairs, _KERNEL_NORMS[norm], images[own], threads=threads)
+    return images
+
+
+def _check_options(grid: str | Grid, norm: str, smooth: str) -> Grid:
+    """The grid that was meant; an error for a name that is unknown."""
     if norm not in NORMS:
         known = ", ".join(repr(name) for name in NORMS)
         raise ValueError(f"norm is {norm!r}; known normalisations are {known}")
@@ -265,62 +311,24 @@ def dmdt_images(
         if grid not in GRIDS:
             known = ", ".join(repr(name) for name in GRIDS)
             raise ValueError(f"grid is {grid!r}; known grids are {known}, or pass a `Grid`")
-        grid = GRIDS[grid]
-    elif not isinstance(grid, Grid):
+        return GRIDS[grid]
+    if not isinstance(grid, Grid):
         raise TypeError(f"grid is a {type(grid).__name__}; it must be a name or a `Grid(dm, dt)`")
-    curves = read_curves(time, mag, offsets, magerr, threads=threads)
-    images = images_of(curves, grid=grid, norm=norm, smooth=smooth, threads=threads)
-    return (images, curves.flags) if return_flags else images
+    return grid
 
 
-def images_of(
-    curves: Curves,
-    *,
-    grid: Grid = GRIDS["mahabal2017"],
-    norm: str = "paper",
-    smooth: str = "fast",
-    threads: int | None = None,
-) -> NDArray[Any]:
-    """Images of curves that came through the door, as `dmdt_images` makes them."""
-    from fastdiff.kernels.curve import dmdt as kernel  # Numba takes a second to import
+def _count(curves: Curves, grid: Grid, smooth: str, threads: int | None) -> Any:
+    """Pairs of curves, (n, n_dt, n_dm + 2): also those below and above all rows."""
+    from fastdiff.kernels.curve import dmdt, dmdt_smooth  # Numba takes a second to import
 
-    dtype = np.dtype(NORMS[norm])
-    if norm == "counts" and curves.magerr is not None:
-        dtype = np.dtype(np.float64)
-    n_rows, n_columns = grid.shape
-    images = np.empty((len(curves), n_rows, n_columns), dtype)
-    n_pairs = curves.n_points * (curves.n_points - 1) // 2
-    group = max(1, _GROUP_BYTES // (8 * (n_rows + 2) * n_columns))
-    for start in range(0, len(curves), group):
-        own = slice(start, start + group)
-        counts = _count(curves, start, min(start + group, len(curves)), grid, smooth, threads)
-        if norm == "counts":
-            images[own] = counts[:, :, 1:-1].transpose(0, 2, 1)
-        else:
-            kernel.normalise(counts, n_pairs[own], _KERNEL_NORMS[norm], images[own], threads)
-    return images
-
-
-def _count(
-    curves: Curves, start: int, stop: int, grid: Grid, smooth: str, threads: int | None
-) -> NDArray[Any]:
-    """Pairs of some curves, (n, n_dt, n_dm + 2): also those below and above all rows."""
-    from fastdiff.kernels.curve import dmdt as kernel  # Numba takes a second to import
-
-    offsets = curves.offsets[start : stop + 1]
-    own = slice(offsets[0], offsets[-1])
-    time, mag, offsets = curves.time[own], curves.mag[own], offsets - offsets[0]
     thresholds, parts = grid.thresholds, []
-    for dt in _blocks_of_columns(grid.dt, thresholds.size + 1, kernel.MAX_CELLS):
+    for dt in _blocks_of_columns(grid.dt, thresholds.size + 1, dmdt.MAX_CELLS):
+        cells = curves.offsets, dt, thresholds
         if curves.magerr is None:
-            parts.append(kernel.count_pairs(time, mag, offsets, dt, thresholds, threads))
+            parts.append(dmdt.count_pairs(curves.time, curves.mag, *cells, threads))
         else:
-            exact = smooth == "exact"
-            parts.append(
-                kernel.smooth_pairs(
-                    time, mag, curves.magerr[own], offsets, dt, thresholds, exact, threads
-                )
-            )
+            points, exact = (curves.time, curves.mag, curves.magerr), smooth == "exact"
+            parts.append(dmdt_smooth.smooth_pairs(*points, *cells, exact, threads))
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 

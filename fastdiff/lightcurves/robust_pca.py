@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,8 +40,8 @@ class RobustPCA:
         Whether `residual` is below the tolerance.
     """
 
-    low_rank: NDArray[np.floating] = field(repr=False)
-    sparse: NDArray[np.floating] = field(repr=False)
+    low_rank: NDArray[np.floating[Any]] = field(repr=False)
+    sparse: NDArray[np.floating[Any]] = field(repr=False)
     rank: int
     residual: float
     n_iterations: int
@@ -157,8 +158,8 @@ def robust_pca(
 
 
 def class_backgrounds(
-    images: ArrayLike, labels: ArrayLike, rank: int = 3, **options: float
-) -> dict[str, NDArray[np.floating]]:
+    images: ArrayLike, labels: ArrayLike, rank: int = 3, **options: Any
+) -> dict[str, NDArray[np.floating[Any]]]:
     """Maximum background of the images of each class (section V-D, first way; Fig. 4).
 
     Parameters
@@ -208,8 +209,8 @@ def pseudo_cadence_background(
     *,
     n_per_class: int = 500,
     seed: int = 0,
-    **options: float,
-) -> NDArray[np.floating]:
+    **options: Any,
+) -> NDArray[np.floating[Any]]:
     """Maximum background of all classes together, none of which rules (second way).
 
     Parameters
@@ -254,7 +255,9 @@ def pseudo_cadence_background(
     return maximum_background(stack[np.sort(np.concatenate(drawn))].astype(dtype), rank, **options)
 
 
-def maximum_background(images: ArrayLike, rank: int = 3, **options: float) -> NDArray[np.floating]:
+def maximum_background(
+    images: ArrayLike, rank: int = 3, **options: Any
+) -> NDArray[np.floating[Any]]:
     """Largest value of the low-rank part at each pixel (third way, with all images).
 
     Parameters
@@ -277,10 +280,11 @@ def maximum_background(images: ArrayLike, rank: int = 3, **options: float) -> ND
     >>> maximum_background(images, rank=1).round(3)
     array([3., 3., 3., 3.])
     """
-    return robust_pca(images, rank, **options).low_rank.max(axis=0)
+    background: NDArray[np.floating[Any]] = robust_pca(images, rank, **options).low_rank.max(axis=0)
+    return background
 
 
-def _as_stack(images: ArrayLike) -> tuple[NDArray[np.float64], np.dtype]:
+def _as_stack(images: ArrayLike) -> tuple[NDArray[np.float64], np.dtype[Any]]:
     """Images in float64, and the dtype in which results go back."""
     array = arrays.to_numpy(images, "images", images=False)
     if array.ndim < 2 or array.size == 0:
@@ -298,7 +302,7 @@ def _as_stack(images: ArrayLike) -> tuple[NDArray[np.float64], np.dtype]:
     return array.astype(np.float64), array.dtype
 
 
-def _as_labels(labels: ArrayLike, n_images: int) -> NDArray:
+def _as_labels(labels: ArrayLike, n_images: int) -> NDArray[Any]:
     names = np.asarray(labels)
     if names.shape != (n_images,):
         raise ValueError(

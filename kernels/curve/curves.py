@@ -1,8 +1,9 @@
 """Ragged batches of light curves: what is finite, in the order of time.
 
-Curve i holds the points offsets[i] to offsets[i + 1] of flat arrays. `inspect_curves` counts
+Curve i holds the points offsets[i] to offsets[i + 1] - 1 of flat arrays. `inspect_curves` counts
 the finite points of each curve and tells what has to be done; `arrange_curves` copies them,
 sorted by time (merge sort: equal times keep their order), with times counted from the first.
+Both run on the CPU, where the door for light curves checks all that comes.
 
 Shapes: time, mag, magerr (n_points,) float64, magerr of length 0 if there is none; offsets
 (n + 1,) int64; n_good (n,) int64; state (n,) uint8. Cost: one pass where a curve is sorted,
@@ -30,15 +31,28 @@ RUN = 32  # points sorted by counting before runs are merged
 
 
 @jit.item
+def count_edges(edges, x):
+    """Number of edges <= x, by bisection; edges ascend."""
+    low, high = 0, edges.size
+    while low < high:
+        middle = (low + high) // 2
+        if edges[middle] <= x:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@jit.item
 def is_good(time, mag, magerr, k):
-    """Whether point k is finite in all that came."""
+    """Whether time, magnitude and error (where errors came) of point k are finite."""
     good = math.isfinite(time[k]) and math.isfinite(mag[k])
     return good and (magerr.size == 0 or math.isfinite(magerr[k]))
 
 
 @jit.item
 def sort_runs(key, place, to_key, to_place, n):
-    """Sort each run of `RUN` keys, with their places, by counting those that come before each."""
+    """Sort each run of `RUN` keys, with their places, by counting the keys before each key."""
     for start in range(0, n, RUN):
         stop = min(start + RUN, n)
         for i in range(np.uintp(start), np.uintp(stop)):
@@ -56,7 +70,7 @@ def merge_runs(key, place, to_key, to_place, n, width):
     for start in range(0, n, 2 * width):
         a, middle = np.uintp(start), np.uintp(min(start + width, n))
         b, stop, k = middle, np.uintp(min(start + 2 * width, n)), np.uintp(start)
-        while a < middle and b < stop:  # without a branch on the keys
+        while a < middle and b < stop:  # no branch depends on the keys
             left = key[a] <= key[b]
             source = a if left else b
             to_key[k], to_place[k] = key[source], place[source]
@@ -75,7 +89,7 @@ def merge_runs(key, place, to_key, to_place, n, width):
 def inspect_cpu(start, stop, time, mag, magerr, offsets, n_good, state):
     """Item: one curve."""
     for i in range(start, stop):
-        n, found = 0, 0
+        n, found, moves = 0, 0, False
         first = last = -math.inf
         for k in range(np.uintp(offsets[i]), np.uintp(offsets[i + 1])):
             if magerr.size > 0 and magerr[k] < 0:
@@ -87,11 +101,12 @@ def inspect_cpu(start, stop, time, mag, magerr, offsets, n_good, state):
                 found |= UNSORTED
             first = time[k] if n == 0 else first
             last = time[k]
-            if last != first:
-                found |= CONSTANT_TIME  # until the end: that it is not
+            moves |= last != first
             n += 1
+        if n > 1 and not moves:
+            found |= CONSTANT_TIME
         n_good[i] = n
-        state[i] = found ^ (CONSTANT_TIME if n > 1 else found & CONSTANT_TIME)
+        state[i] = found
 
 
 @jit.cpu_loop
@@ -136,7 +151,7 @@ def inspect_curves(
     offsets: np.ndarray,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Number of finite points of each curve, and its state (bits as above)."""
+    """Number of finite points of each curve, and its state, bits as at the top."""
     n = offsets.size - 1
     n_good, state = np.empty(n, np.int64), np.empty(n, np.uint8)
     jit.run(inspect_cpu, n, threads, time, mag, magerr, offsets, n_good, state)
@@ -152,7 +167,7 @@ def arrange_curves(
     state: np.ndarray,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(time since the first point, mag, magerr, offsets) of the finite points, sorted."""
+    """(time since the first point, mag, magerr, offsets) of the finite points, in order of time."""
     to_offsets = np.zeros(offsets.size, np.int64)
     np.cumsum(n_good, out=to_offsets[1:])
     total = int(to_offsets[-1])

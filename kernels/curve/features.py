@@ -11,33 +11,26 @@ of the fluxes (Hazen's: linear between the values at (k - 1/2) / n), mean and me
     J = mean of sign(P) |P|^0.5, P_i = n / (n - 1) d_i^2 - 1;  K = mean |d| / root of mean d^2.
 
 Fluxes rise as magnitudes fall: magnitudes are sorted once and only the percentiles become fluxes.
-Values over buckets of equal width first, which leaves little to a shell sort.
+The sort puts magnitudes into buckets of equal width first, which leaves little to a shell sort.
 
-Shapes: time, mag, magerr (n_points,), offsets (n + 1,) -> (n, 21) float64, NaN where undefined.
-Cost: some 30 operations a point and the sort, linear in n unless values crowd; 8 + 8 bytes of
-scratch a point of the longest curve.
+Shapes: time, mag (n_points,) float64, sorted by time within each curve; magerr the same, or empty;
+offsets (n + 1,) int64 -> (n, 21) float64, in the order of `columns.CURVE_FEATURES`, NaN where
+undefined. Cost: some 30 operations a point and the sort, linear in n unless values crowd; 16 bytes
+of scratch a point of the longest curve, on a GPU a point of all curves.
 `tests/kernels/curve/reference/features.py` says the same in NumPy.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from .. import jit
 from ..jit import cuda
+from .columns import CURVE
 
-FEATURES = (
-    "meanmag", "minmag", "maxmag", "amplitude", "beyond1std",
-    "flux_percentile_ratio_mid20", "flux_percentile_ratio_mid35",
-    "flux_percentile_ratio_mid50", "flux_percentile_ratio_mid65",
-    "flux_percentile_ratio_mid80", "linear_trend", "max_slope",
-    "median_absolute_deviation", "median_buffer_range_percentage", "pair_slope_trend",
-    "percent_difference_flux_percentile", "skew", "small_kurtosis", "std",
-    "stetson_j", "stetson_k",
-)  # fmt: skip
-"""Names in the order of the columns, which is that of Table VI."""
 BUFFER = 0.1
 """Of the median flux, within which fluxes count for `median_buffer_range_percentage`."""
 LAST_STEPS = 30
@@ -156,7 +149,7 @@ def share_near(ordered, start, n, median):
 
 @jit.item
 def stetson(mag, magerr, first, n, mean, out):
-    """Stetson's J and K about the weighted mean."""
+    """Write Stetson's J and K about the weighted mean."""
     weight, shift = 0.0, 0.0
     for i in range(np.uintp(first), np.uintp(first + n)):
         w = 1 / (magerr[i] * magerr[i])
@@ -172,14 +165,46 @@ def stetson(mag, magerr, first, n, mean, out):
         robust += root if p > 0 else -root
         absolute += abs(d)
         square += d * d
-    out[19] = robust / n
-    out[20] = absolute / math.sqrt(n * square)
+    out[CURVE.stetson_j] = robust / n
+    out[CURVE.stetson_k] = absolute / math.sqrt(n * square)
+
+
+@jit.item
+def fill_percentiles(ordered, start, n, varies, out):
+    """Write what the percentiles of the fluxes give."""
+    median = percentile_flux(ordered, start, n, 0.5)
+    wide = percentile_flux(ordered, start, n, 0.95) - percentile_flux(ordered, start, n, 0.05)
+    if varies:
+        for k in range(5):
+            half = 0.1 + 0.075 * k
+            width = percentile_flux(ordered, start, n, 0.5 + half)
+            width -= percentile_flux(ordered, start, n, 0.5 - half)
+            out[CURVE.flux_percentile_ratio_mid20 + k] = width / wide
+    out[CURVE.median_absolute_deviation] = median_deviation(ordered, start, n, median)
+    out[CURVE.median_buffer_range_percentage] = share_near(ordered, start, n, median)
+    out[CURVE.percent_difference_flux_percentile] = wide / median
+
+
+@jit.item
+def fill_steps(time, mag, first, last, out):
+    """Write the steepest step and the share of rises; there are two points or more."""
+    steepest = -1.0
+    for i in range(np.uintp(first), np.uintp(last - 1)):
+        step = time[i + np.uintp(1)] - time[i]
+        slope = abs(mag[i + np.uintp(1)] - mag[i]) / step if step > 0 else -1.0
+        steepest = max(steepest, slope)
+    if steepest >= 0:
+        out[CURVE.max_slope] = steepest
+    rises, steps = 0, min(last - first - 1, LAST_STEPS)
+    for i in range(last - steps, last):
+        rises += mag[i] < mag[i - 1]
+    out[CURVE.pair_slope_trend] = rises / steps
 
 
 @jit.item
 def curve_features(time, mag, magerr, first, last, ordered, counts, scratch, out):
-    """All features of one curve; `out` is its row."""
-    for k in range(len(FEATURES)):
+    """Write all features of one curve; `out` is its row, and scratch begins at `scratch`."""
+    for k in range(len(CURVE)):
         out[k] = math.nan
     n = last - first
     if n == 0:
@@ -190,8 +215,9 @@ def curve_features(time, mag, magerr, first, last, ordered, counts, scratch, out
         high = max(high, mag[i])
         total += mag[i]
         total_time += time[i]
-    mean, mean_time = total / n, total_time / n
-    out[0], out[1], out[2], out[3] = mean, low, high, 0.5 * (high - low)
+    mean, mean_time, varies = total / n, total_time / n, high > low
+    out[CURVE.meanmag], out[CURVE.minmag], out[CURVE.maxmag] = mean, low, high
+    out[CURVE.amplitude] = 0.5 * (high - low)
     second, third, fourth, spread, common = 0.0, 0.0, 0.0, 0.0, 0.0
     for i in range(np.uintp(first), np.uintp(last)):
         d = mag[i] - mean
@@ -202,45 +228,26 @@ def curve_features(time, mag, magerr, first, last, ordered, counts, scratch, out
         spread += t * t
         common += t * d
     if spread > 0:
-        out[10] = common / spread
+        out[CURVE.linear_trend] = common / spread
+    if varies:
+        out[CURVE.skew] = third / n / (second / n) ** 1.5
+        out[CURVE.small_kurtosis] = fourth / n / (second / n) ** 2
     sort_magnitudes(mag, first, n, low, high, ordered, counts, scratch)
-    median = percentile_flux(ordered, scratch, n, 0.5)
-    wide = percentile_flux(ordered, scratch, n, 0.95) - percentile_flux(ordered, scratch, n, 0.05)
-    if high > low:
-        for k in range(5):
-            half = 0.1 + 0.075 * k
-            width = percentile_flux(ordered, scratch, n, 0.5 + half)
-            out[5 + k] = (width - percentile_flux(ordered, scratch, n, 0.5 - half)) / wide
-    out[12] = median_deviation(ordered, scratch, n, median)
-    out[13] = share_near(ordered, scratch, n, median)
-    out[15] = wide / median
+    fill_percentiles(ordered, scratch, n, varies, out)
     if n < 2:
         return
     std = math.sqrt(second / (n - 1))
-    out[18] = std
+    out[CURVE.std] = std
     beyond = 0
     for i in range(np.uintp(first), np.uintp(last)):
         beyond += abs(mag[i] - mean) > std
-    out[4] = beyond / n
-    steepest = -1.0
-    for i in range(np.uintp(first), np.uintp(last - 1)):
-        step = time[i + np.uintp(1)] - time[i]
-        slope = abs(mag[i + np.uintp(1)] - mag[i]) / step if step > 0 else -1.0
-        steepest = max(steepest, slope)
-    if steepest >= 0:
-        out[11] = steepest
-    rises, steps = 0, min(n - 1, LAST_STEPS)
-    for i in range(last - steps, last):
-        rises += mag[i] < mag[i - 1]
-    out[14] = rises / steps
-    if high > low:
-        out[16] = third / n / (second / n) ** 1.5
-        out[17] = fourth / n / (second / n) ** 2
-    if len(magerr) > 0:
+    out[CURVE.beyond1std] = beyond / n
+    fill_steps(time, mag, first, last, out)
+    if len(magerr) > 0 and varies:
         least = magerr[first]
         for i in range(np.uintp(first), np.uintp(last)):
             least = min(least, magerr[i])
-        if least > 0 and high > low:
+        if least > 0:
             stetson(mag, magerr, first, n, mean, out)
 
 
@@ -249,7 +256,7 @@ def curve_features(time, mag, magerr, first, last, ordered, counts, scratch, out
 
 @jit.cpu_loop
 def features_cpu(start, stop, time, mag, magerr, offsets, out):
-    """Rows start <= i < stop of `out`; `magerr` may be empty."""
+    """Item: one curve."""
     most = 1
     for i in range(start, stop):
         most = max(most, offsets[i + 1] - offsets[i])
@@ -259,13 +266,32 @@ def features_cpu(start, stop, time, mag, magerr, offsets, out):
 
 
 # ---------------------------------------------------------------- CUDA: a thread a curve
+# A declared kernel would give each thread the scratch of the longest curve.
 
 
 @jit.cuda_kernel
 def features_cuda(time, mag, magerr, offsets, ordered, counts, out):
-    """`ordered` and `counts` are scratch of the size of `mag`."""
+    """Thread: one curve, whose scratch is its own points' part of `ordered` and `counts`."""
     i = cuda.grid(1)
     if i < out.shape[0]:
         curve_features(
             time, mag, magerr, offsets[i], offsets[i + 1], ordered, counts, offsets[i], out[i]
         )
+
+
+def measure_curves(
+    time: Any, mag: Any, magerr: Any, offsets: np.ndarray, threads: int | None = None
+) -> Any:
+    """Features of light curves, (n, 21) float64, on the device of `time`.
+
+    Shapes are as at the top; offsets lie in the memory of the CPU.
+    """
+    n = offsets.size - 1
+    out = np.empty_like(time, shape=(n, len(CURVE)))
+    if jit.on_cpu(time):
+        jit.run(features_cpu, n, threads, time, mag, magerr, offsets, out)
+    else:
+        scratch = np.empty_like(mag), np.empty_like(mag, np.int64)
+        there = np.asarray(offsets, like=time)
+        jit.launch(features_cuda, n, time, mag, magerr, there, *scratch, out)
+    return out
