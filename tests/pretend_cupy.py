@@ -4,12 +4,14 @@ As in CuPy, functions and operators take arrays of this kind and scalars; a NumP
 or a function that CuPy does not have, is a TypeError. `asarray` copies to the "device" and `get`
 back; `copies` lists the latter, so that a test can tell how often, and how much, came back.
 
-CUDA kernels that ask for nothing but `cuda.grid(1)` and local arrays run too: compiled for the
-CPU, item by item.
+CUDA kernels run too: compiled for the CPU, block after block and thread after thread. They may ask
+for their place in the grid, for local and shared arrays and for atomic additions; barriers
+(`cuda.syncthreads()`) must stand outside loops and branches, and a kernel with one ends at its end.
 """
 
 import ast
 import contextlib
+import copy
 import functools
 import inspect
 import sys
@@ -189,32 +191,75 @@ def _posv(a, b):
     return np.linalg.solve(factor.swapaxes(-1, -2), forward)[..., 0]
 
 
+_NAMES = {
+    "cuda.grid(1)": "_block * _n_threads + _thread",
+    "cuda.blockIdx.x": "_block",
+    "cuda.threadIdx.x": "_thread",
+    "cuda.gridDim.x": "_n_blocks",
+    "cuda.blockDim.x": "_n_threads",
+    "cuda.local.array": "np.empty",
+    "cuda.shared.array": "np.empty",
+}
+
+
+class _OnCpu(ast.NodeTransformer):
+    """What stands in for CUDA's names where blocks and threads run one after the other."""
+
+    def visit(self, node):
+        if isinstance(node, (ast.Call, ast.Attribute)) and ast.unparse(node) in _NAMES:
+            return ast.parse(_NAMES[ast.unparse(node)], mode="eval").body
+        return super().visit(node)
+
+    def visit_Expr(self, node):  # the names that ast wants
+        if ast.unparse(node).startswith("cuda.atomic.add("):
+            array, place, value = map(self.visit, node.value.args)
+            return ast.AugAssign(ast.Subscript(array, place, ast.Store()), ast.Add(), value)
+        return self.generic_visit(node)
+
+    def visit_Return(self, _node):
+        return ast.Continue()
+
+    def visit_For(self, node):
+        if any(isinstance(each, ast.Return) for each in ast.walk(node)):
+            raise RuntimeError("returns from within a loop")
+        return self.generic_visit(node)
+
+
+def _phases(function):
+    """(statements that make shared arrays, lists of those between `cuda.syncthreads()`)."""
+    shared, phases, names = [], [[]], []
+    for statement in function.body:
+        text = ast.unparse(statement)
+        if text == "cuda.syncthreads()":
+            phases.append(list(names))  # each thread has its names again
+        elif "cuda.syncthreads" in text:
+            raise RuntimeError(f"{function.name} has a barrier in a loop or branch")
+        elif "cuda.shared.array" in text:
+            shared.append(statement)
+        else:
+            phases[-1].append(statement)
+            if isinstance(statement, ast.Assign) and "[" not in text.partition(" = ")[0]:
+                names.append(statement)
+    if len(phases) > 1 and any(isinstance(each, ast.Return) for each in ast.walk(function)):
+        raise RuntimeError(f"{function.name} has a barrier and returns")
+    return shared, phases
+
+
 @functools.cache
 def _loop_of(kernel):
-    """A CUDA kernel as a compiled loop over its items, of which `cuda.grid(1)` is the number."""
-
-    class Loop(ast.NodeTransformer):
-        def visit_Call(self, node):  # the names that ast wants
-            if ast.unparse(node) == "cuda.grid(1)":
-                return ast.Name("_item", ast.Load())
-            if ast.unparse(node.func) == "cuda.local.array":
-                node.func = ast.parse("np.empty", mode="eval").body
-            return self.generic_visit(node)
-
-        def visit_Return(self, _node):
-            return ast.Continue()
-
-        def visit_For(self, node):
-            if any(isinstance(each, ast.Return) for each in ast.walk(node)):
-                raise RuntimeError(f"{kernel.__name__} returns from within a loop")
-            return self.generic_visit(node)
-
-    tree = Loop().visit(ast.parse(textwrap.dedent(inspect.getsource(kernel.function))))
+    """A CUDA kernel as a compiled loop over its blocks and, between barriers, their threads."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(kernel.function)))
     function = tree.body[0]
     function.decorator_list = []
-    function.args.args.insert(0, ast.arg("_n"))
-    loop = ast.parse("for _item in range(_n): pass").body[0]
-    loop.body, function.body = function.body, [loop]
+    function.args.args[:0] = ast.arg("_n_blocks"), ast.arg("_n_threads")
+    shared, phases = _phases(function)
+    blocks = ast.parse("for _block in range(_n_blocks): pass").body[0]
+    blocks.body = [_OnCpu().visit(statement) for statement in shared]
+    for phase in phases:
+        threads = ast.parse("for _thread in range(_n_threads): pass").body[0]
+        threads.body = [_OnCpu().visit(copy.deepcopy(statement)) for statement in phase]
+        blocks.body.append(threads)
+    function.body = [blocks]
     namespace = dict(kernel.function.__globals__)
     exec(compile(ast.fix_missing_locations(tree), __file__, "exec"), namespace)
     return numba.njit(namespace[function.name], error_model="numpy")
@@ -236,7 +281,7 @@ def _launch(kernel, grid, block, *arguments, stream=0):
     for array in arguments:
         if isinstance(array, np.ndarray):
             raise TypeError(f"a kernel for a GPU got an array of the CPU, {array.shape}")
-    _loop_of(kernel)(grid * block, *_values(arguments))
+    _loop_of(kernel)(grid, block, *_values(arguments))
 
 
 def install(monkeypatch):

@@ -1,31 +1,18 @@
 """dm-dt images: against the reference, light-curve, the paper's formulas, and by hand."""
 
-import inspect
-
 import numpy as np
 import pytest
 
 from fastdiff.kernels import jit
 from fastdiff.kernels.curve import dmdt as kernel
+from fastdiff.lightcurves import dmdt
 from fastdiff.lightcurves.curves import CONSTANT_TIME, DROPPED, EMPTY, FEW
 from fastdiff.lightcurves.dmdt import GRIDS, NORMS, Grid, dmdt_images
+from tests import pretend_cupy
+from tests.kernels.curve.inputs import scattered
 from tests.kernels.curve.reference import dmdt as reference
 
 PAPER = GRIDS["mahabal2017"]
-
-
-def curve(rng, n, kind="plain"):
-    """(time, mag, magerr): in disorder; "coarse" has many pairs exactly on edges."""
-    time, mag = rng.uniform(0, 3000, n), rng.normal(15, 0.5, n)
-    if kind == "coarse":
-        time, mag = rng.integers(0, 400, n) * 0.5, np.round(mag, 1)
-    if kind == "constant":
-        time[:], mag[:] = 7.0, 15.0
-    if kind == "wide":
-        mag, time = mag * 100, time * 5
-    if kind == "tiny":
-        mag, time = mag * 1e-12, time * 1e-7
-    return time, mag, rng.uniform(0.01, 0.2, n)
 
 
 def expected_image(time, mag, grid=PAPER, norm="counts"):
@@ -37,37 +24,16 @@ def expected_image(time, mag, grid=PAPER, norm="counts"):
 @pytest.mark.parametrize("name", [*GRIDS, "own"])
 def test_counts_equal_the_reference(rng, kind, name):
     grid = GRIDS.get(name) or Grid([-0.3, -0.1, -0.1, 0, 0.4], [0.5, 2, 2.5, 30])
-    curves = [curve(rng, n, kind) for n in (0, 1, 2, 3, 20, 90, 300)]
+    curves = [scattered(rng, n, kind) for n in (0, 1, 2, 3, 20, 90, 300)]
     made = dmdt_images(*zip(*[c[:2] for c in curves], strict=True), grid=grid, norm="counts")
     assert made.shape == (7, *grid.shape) and made.dtype == np.int64
     for image, (time, mag, _) in zip(made, curves, strict=True):
         np.testing.assert_array_equal(image, expected_image(time, mag, grid))
 
 
-@pytest.mark.parametrize("kind", ["plain", "coarse", "constant", "wide"])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_path_of_long_curves_equals_the_other(rng, kind, threads):
-    time, mag, _ = curve(rng, 1200, kind)
-    for grid in (PAPER, Grid([-0.3, -0.1, 0, 0.4], [0.5, 2, 2.5, 30]), Grid.linear(2, 9, 1e6, 2)):
-        expected = dmdt_images(time, mag, grid=grid, norm="counts")
-        np.testing.assert_array_equal(count_long(time, mag, grid, threads), expected)
-
-
-def count_long(time, mag, grid, threads):
-    """Image by the path of long curves, in three jobs."""
-    order = np.argsort(time, kind="stable")
-    time, mag = time[order] - time[order[0]], mag[order]
-    splits = np.array([0, 1, 700, time.size])
-    counts = np.empty((3, grid.shape[1], grid.shape[0] + 2), np.int64)
-    order = np.argsort(mag, kind="stable").astype(np.int32)
-    edges = grid.dt.copy(), grid.thresholds
-    jit.run(kernel.count_long_cpu, 3, threads, splits, time, mag, order, *edges, counts)
-    return counts.sum(axis=0)[None, :, 1:-1].transpose(0, 2, 1)
-
-
 def test_long_curve_among_short_ones(rng):
     sizes = (30, kernel.LONG + 1, 0, kernel.LONG, 5)
-    curves = [curve(rng, n) for n in sizes]
+    curves = [scattered(rng, n) for n in sizes]
     made = dmdt_images(*zip(*[c[:2] for c in curves], strict=True), norm="counts", threads=2)
     for image, (time, mag, _) in zip(made, curves, strict=True):
         np.testing.assert_array_equal(image, expected_image(time, mag))
@@ -128,7 +94,7 @@ def test_columns_are_half_open(dt, column):
 
 
 def test_turned_upside_down(rng):
-    time, mag, err = curve(rng, 300, "coarse")
+    time, mag, err = scattered(rng, 300, "coarse")
     for name in ("mahabal2017", "new1", "new2", "new3"):
         image, turned = (dmdt_images(time, m, grid=name, norm="counts") for m in (mag, -mag))
         # times are equal in places: the order there decides the sign, in both alike
@@ -143,7 +109,7 @@ def test_equal_times_count_in_the_order_of_the_input():
 
 
 def test_grid_of_many_cells(rng):
-    time, mag, _ = curve(rng, 200)
+    time, mag, _ = scattered(rng, 200)
     grid = Grid.linear(2, 300, 3000, 200)
     np.testing.assert_array_equal(
         dmdt_images(time, mag, grid=grid, norm="counts")[0], expected_image(time, mag, grid)
@@ -172,7 +138,7 @@ def test_bad_edges(dm, dt, message):
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("kind", ["plain", "wide"])
 def test_norms_equal_the_reference(rng, norm, kind):
-    curves = [curve(rng, n, kind) for n in (0, 1, 2, 40, 300)]
+    curves = [scattered(rng, n, kind) for n in (0, 1, 2, 40, 300)]
     made = dmdt_images(*zip(*[c[:2] for c in curves], strict=True), norm=norm)
     assert made.dtype == NORMS[norm]
     for image, (time, mag, _) in zip(made, curves, strict=True):
@@ -184,7 +150,7 @@ def test_norms_equal_the_reference(rng, norm, kind):
 
 
 def test_paper_norm_has_one_wherever_there_is_a_pair(rng):
-    time, mag, _ = curve(rng, 300)
+    time, mag, _ = scattered(rng, 300)
     image, counts = (dmdt_images(time, mag, norm=n) for n in ("paper", "counts"))
     np.testing.assert_array_equal(image > 0, counts > 0)
     assert dmdt_images([0, 1], [0, 0]).max() == 255
@@ -197,7 +163,7 @@ def test_paper_norm_has_one_wherever_there_is_a_pair(rng):
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
 def test_spread_by_errors(rng, smooth, share, scale):
     for n in (2, 3, 30, 200):
-        time, mag, err = curve(rng, n)
+        time, mag, err = scattered(rng, n)
         for grid in (PAPER, Grid([-0.3, 0, 0.4], [0.5, 2, 2.5, 30])):
             made = dmdt_images(
                 time, mag, magerr=err * scale, grid=grid, norm="counts", smooth=smooth
@@ -207,19 +173,9 @@ def test_spread_by_errors(rng, smooth, share, scale):
             assert (np.abs(made - expected) <= share * pairs + 1e-11).all()
 
 
-def test_fast_normal_distribution_keeps_its_bound():
-    from scipy.special import ndtr
-
-    x = np.linspace(-8, 8, 4001)
-    fast = np.array([kernel.normal_cdf(v, False) for v in x])
-    exact = np.array([kernel.normal_cdf(v, True) for v in x])
-    np.testing.assert_allclose(fast, ndtr(x), rtol=0, atol=kernel.FAST_ERROR)
-    np.testing.assert_allclose(exact, ndtr(x), rtol=0, atol=1e-15)
-
-
 @pytest.mark.parametrize("smooth", ["exact", "fast"])
 def test_without_error_a_pair_counts_in_its_cell(rng, smooth):
-    time, mag, err = curve(rng, 150, "coarse")
+    time, mag, err = scattered(rng, 150, "coarse")
     counts = dmdt_images(time, mag, norm="counts")
     made = dmdt_images(time, mag, magerr=np.zeros(150), norm="counts", smooth=smooth)
     np.testing.assert_array_equal(made, counts)
@@ -230,7 +186,7 @@ def test_without_error_a_pair_counts_in_its_cell(rng, smooth):
 
 
 def test_long_smoothed_curve_does_not_depend_on_threads(rng):
-    time, mag, err = curve(rng, kernel.LONG + 500)
+    time, mag, err = scattered(rng, kernel.LONG + 500)
     one, two = (
         dmdt_images(time, mag, magerr=err, norm="counts", threads=threads) for threads in (1, 2)
     )
@@ -262,9 +218,7 @@ def test_unknown_names():
 
 
 def test_groups_of_curves_do_not_show(rng, monkeypatch):
-    from fastdiff.lightcurves import dmdt
-
-    curves = [curve(rng, n) for n in rng.integers(0, 60, 50)]
+    curves = [scattered(rng, n) for n in rng.integers(0, 60, 50)]
     time, mag, err = zip(*curves, strict=True)
     expected = dmdt_images(time, mag), dmdt_images(time, mag, magerr=err)
     monkeypatch.setattr(dmdt, "_GROUP_BYTES", 7 * 8 * 25 * 24)
@@ -307,81 +261,80 @@ def test_real_curves_equal_light_curve(data_folder):
 
 def test_smoothed_equals_light_curve(rng):
     grid = Grid([-2, -0.5, 0, 0.1, 3], [0.1, 1, 10, 100, 1000])
-    time, mag, err = curve(rng, 300)
+    time, mag, err = scattered(rng, 300)
     order = np.argsort(time)
     expected = peer(grid).gausses(time[order], mag[order], err[order])
     made = dmdt_images(time, mag, magerr=err, grid=grid, norm="counts", smooth="exact")
     np.testing.assert_allclose(made[0].T, expected, atol=1e-8)
 
 
-# ---------------------------------------------------------------------- CUDA
+# ---------------------------------------------------------------------- on a GPU
 
 
-def launch(time, mag, magerr, offsets, dt_edges, dm_edges, n_parts, n_threads, put=np.array):
-    """Counts and both smoothed counts by the CUDA kernels; `put` brings arrays to the device."""
-    from fastdiff.kernels.curve import dmdt as kernel
-
-    shape = (len(offsets) - 1, len(dt_edges) - 1, len(dm_edges) + 1)
-    t, m, e, o, dt, dm = map(put, (time, mag, magerr, offsets, dt_edges, dm_edges))
-    counts, fast, exact = put(np.zeros(shape, np.int64)), put(np.zeros(shape)), put(np.zeros(shape))
-    grid = shape[0] * n_parts
-    kernel.count_cuda.launch(grid, n_threads, t, m, o, dt, dm, counts, n_parts)
-    kernel.smooth_cuda.launch(grid, n_threads, t, m, e, o, dt, dm, False, fast, n_parts)
-    kernel.smooth_cuda.launch(grid, n_threads, t, m, e, o, dt, dm, True, exact, n_parts)
-    return [x.copy_to_host() if hasattr(x, "copy_to_host") else x for x in (counts, fast, exact)]
-
-
-def on_cuda(rng, sizes, **extra):
-    parts = [curve(rng, n) for n in sizes]
-    time = np.concatenate([np.sort(part[0]) for part in parts])
-    mag, err = (np.concatenate([part[i] for part in parts]) for i in (1, 2))
-    err[::3] = 0
-    offsets = np.concatenate(([0], np.cumsum(sizes)))
-    arrays = {"time": time, "mag": mag, "magerr": err, "offsets": offsets}
-    return arrays | {"dt_edges": PAPER.dt.copy(), "dm_edges": PAPER.thresholds} | extra
-
-
-def check_cuda(made, arrays):
-    edges = arrays["dt_edges"], arrays["dm_edges"]
-    points = arrays["time"], arrays["mag"]
-    counts = kernel.count_pairs(*points, arrays["offsets"], *edges)
-    np.testing.assert_array_equal(made[0], counts)
-    for exact in (False, True):
-        expected = kernel.smooth_pairs(*points, arrays["magerr"], arrays["offsets"], *edges, exact)
-        share = 1e-12 if exact else 1e-6
-        assert (abs(made[1 + exact] - expected) <= share * counts.sum(2, keepdims=True)).all()
-
-
-@pytest.mark.parametrize("shared_cells", [4096, 100])
-def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator, shared_cells):
-    arrays = on_cuda(rng, (0, 1, 5, 9))
-    made = run_in_cuda_simulator(
-        "from fastdiff.kernels.curve import dmdt\n"
-        f"dmdt.SHARED_CELLS = {shared_cells}\n"
-        + inspect.getsource(launch)
-        + "a = launch(time, mag, magerr, offsets, dt_edges, dm_edges, 2, 3)\n"
-        + "np.savez(OUT, counts=a[0], fast=a[1], exact=a[2])",
-        **arrays,
-    )
-    check_cuda([made["counts"], made["fast"], made["exact"]], arrays)
-
-
-def test_gpu_and_cpu_agree(rng):
+@pytest.fixture(params=["pretended", "real"])
+def cupy(request, monkeypatch):
+    if request.param == "pretended":
+        return pretend_cupy.install(monkeypatch)
     if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    arrays = on_cuda(rng, (0, 1, 300, 2500))
-    made = launch(**arrays, n_parts=4, n_threads=kernel.CUDA_THREADS, put=jit.cuda.to_device)
-    check_cuda(made, arrays)
+        pytest.skip("no CUDA device: the same is run on pretended arrays")
+    return pytest.importorskip("cupy")
 
 
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_compiles_to_ptx(capability):
-    points, offsets, edges = np.empty(1), np.empty(1, np.int64), np.empty(1)
-    counts, smoothed = np.empty((1, 1, 1), np.int64), np.empty((1, 1, 1))
-    signatures = {
-        kernel.count_cuda: (points, points, offsets, edges, edges, counts, 1),
-        kernel.smooth_cuda: (points, points, points, offsets, edges, edges, True, smoothed, 1),
-    }
-    for cuda_kernel, signature in signatures.items():
-        text = cuda_kernel.ptx(signature, capability)
-        assert f".target sm_{capability[0]}{capability[1]}" in text
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["mahabal2017", "ztf"])
+def test_counts_on_a_gpu_equal_those_of_the_cpu(cupy, rng, norm, name):
+    curves = [scattered(rng, n, "coarse") for n in (0, 1, 2, 40, 300)]
+    time, mag, _ = zip(*curves, strict=True)
+    expected = dmdt_images(time, mag, grid=name, norm=norm, return_flags=True)
+    there = [[cupy.asarray(x) for x in each] for each in (time, mag)]
+    images, flags = dmdt_images(*there, grid=name, norm=norm, return_flags=True)
+    for made, wanted in zip((images, flags), expected, strict=True):
+        assert isinstance(made, cupy.ndarray) and made.dtype == wanted.dtype
+        np.testing.assert_allclose(made.get(), wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("smooth", ["exact", "fast"])
+@pytest.mark.parametrize("norm", ["counts", "dt"])
+def test_smoothed_on_a_gpu_equal_those_of_the_cpu(cupy, rng, smooth, norm):
+    time, mag, err = scattered(rng, 700)
+    err[::3] = 0
+    offsets, options = [0, 200, 200, 700], {"norm": norm, "smooth": smooth}
+    expected = dmdt_images(time, mag, offsets, magerr=err, **options)
+    there = map(cupy.asarray, (time, mag, np.array(offsets), err))
+    time, mag, offsets, err = there
+    made = dmdt_images(time, mag, offsets, magerr=err, **options)
+    assert isinstance(made, cupy.ndarray) and made.dtype == expected.dtype
+    share = 1e-12 if smooth == "exact" else 1e-6
+    atol = share * (500**2 / 2 if norm == "counts" else 1)
+    np.testing.assert_allclose(made.get(), expected, rtol=0, atol=max(atol, 1e-7 * (norm == "dt")))
+
+
+def test_long_curves_and_fine_grids_on_a_gpu(cupy, rng, monkeypatch):
+    """Several blocks a curve, several groups of curves, more cells than shared memory has."""
+    curves = [scattered(rng, n) for n in (1200, 5, 300, 40)]
+    time, mag, err = zip(*curves, strict=True)
+    there = [[cupy.asarray(x) for x in each] for each in (time, mag, err)]
+    fine = Grid.linear(2, 90, 3000, 50)
+    assert np.prod(fine.shape) > kernel.SHARED_CELLS
+    for grid in ("mahabal2017", fine):
+        expected = dmdt_images(time, mag, grid=grid, norm="counts")
+        np.testing.assert_array_equal(
+            dmdt_images(*there[:2], grid=grid, norm="counts").get(), expected
+        )
+    expected = dmdt_images(time[1:], mag[1:], magerr=err[1:], grid=fine, norm="counts")
+    made = dmdt_images(*(x[1:] for x in there[:2]), magerr=there[2][1:], grid=fine, norm="counts")
+    np.testing.assert_allclose(made.get(), expected, atol=1e-2)
+    monkeypatch.setattr(dmdt, "_GPU_GROUP_BYTES", 2 * 8 * 25 * 24)
+    expected = dmdt_images(time, mag)
+    np.testing.assert_array_equal(dmdt_images(*there[:2]).get(), expected)
+
+
+def test_images_of_a_gpu_come_back_by_no_one_but_the_caller(monkeypatch, rng):
+    cupy = pretend_cupy.install(monkeypatch)
+    time, mag, err = map(cupy.asarray, scattered(rng, 300))
+    pretend_cupy.copies.clear()
+    dmdt_images(time, mag, magerr=err, return_flags=True)
+    assert pretend_cupy.copies == [(300,)] * 3  # the door's
+    assert dmdt_images([], []).shape == (0, 23, 24)
+    none = cupy.asarray(np.empty((0, 5)))
+    assert dmdt_images(none, none).shape == (0, 23, 24)

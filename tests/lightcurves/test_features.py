@@ -1,35 +1,15 @@
-"""kernels/features.py against its NumPy twin and light-curve, and `light_curve_features`."""
-
-import inspect
+"""`light_curve_features` against its NumPy twin, light-curve and real curves."""
 
 import numpy as np
 import pytest
 
 from fastdiff.kernels import jit
-from fastdiff.kernels.curve import features
 from fastdiff.lightcurves.curves import DROPPED, EMPTY
 from fastdiff.lightcurves.features import CURVE_FEATURES, light_curve_features
 from fastdiff.lightcurves.periods import PERIOD_FEATURES
+from tests import pretend_cupy
+from tests.kernels.curve.inputs import ragged
 from tests.kernels.curve.reference import features as reference
-
-
-def make_curves(rng, lengths):
-    """Lists of time, mag and magerr: noise, outliers, rounded magnitudes and equal times."""
-    time, mag, magerr = [], [], []
-    for k, n in enumerate(lengths):
-        t = np.sort(rng.uniform(53000, 56000, n))
-        m = rng.normal(16, 0.3, n)
-        if k % 4 == 1:
-            m[: n // 10] += 5  # crowds all others into few buckets
-        if k % 4 == 2:
-            m = m.round(1)
-        if k % 4 == 3:
-            t = np.sort(t.round(-2))
-        time.append(t)
-        mag.append(m)
-        magerr.append(rng.uniform(0.05, 0.2, n))
-    return time, mag, magerr
-
 
 LENGTHS = (300, 299, 100, 47, 30, 31, 20, 9, 3, 3, 2, 2, 1, 5000, 4001)
 
@@ -37,7 +17,6 @@ LENGTHS = (300, 299, 100, 47, 30, 31, 20, 9, 3, 3, 2, 2, 1, 5000, 4001)
 def check(table, time, mag, magerr):
     for i, (t, m) in enumerate(zip(time, mag, strict=True)):
         expected = reference.features(t - t[0], m, None if magerr is None else magerr[i])
-        assert list(CURVE_FEATURES) == list(features.FEATURES)
         for name in CURVE_FEATURES:
             np.testing.assert_allclose(
                 table[name][i], expected[name], rtol=1e-9, atol=1e-13, err_msg=f"{name}, {i}"
@@ -46,7 +25,7 @@ def check(table, time, mag, magerr):
 
 @pytest.mark.parametrize("with_errors", [True, False])
 def test_agrees_with_reference(rng, with_errors):
-    time, mag, magerr = make_curves(rng, LENGTHS)
+    time, mag, magerr = ragged(rng, LENGTHS)
     magerr = magerr if with_errors else None
     check(light_curve_features(time, mag, magerr=magerr), time, mag, magerr)
 
@@ -74,7 +53,7 @@ def test_constant_curves():
 
 def test_what_light_curve_defines_too_is_equal(rng):
     peer = pytest.importorskip("light_curve")
-    time, mag, magerr = make_curves(rng, (300, 100, 57, 40))
+    time, mag, magerr = ragged(rng, (300, 100, 57, 40))
     time[3] = np.sort(rng.uniform(0, 100, 40))  # it wants times that differ
     made = light_curve_features(time, mag, magerr=magerr)
     of_flux = {
@@ -118,7 +97,7 @@ def test_noise_has_the_expected_stetson_indices(rng):
 
 
 def test_input_of_any_kind_gives_the_same(rng):
-    time, mag, magerr = make_curves(rng, (40, 25))
+    time, mag, magerr = ragged(rng, (40, 25))
     expected = light_curve_features(time, mag, magerr=magerr)
     offsets = np.array([0, 40, 65])
     shuffled = np.concatenate([rng.permutation(40), 40 + rng.permutation(25)])
@@ -132,7 +111,7 @@ def test_input_of_any_kind_gives_the_same(rng):
 
 
 def test_points_that_are_not_finite_are_left_out(rng):
-    time, mag, magerr = (x[0] for x in make_curves(rng, (50,)))
+    time, mag, magerr = (x[0] for x in ragged(rng, (50,)))
     expected = light_curve_features(time[1:], mag[1:], magerr=magerr[1:])
     mag[0] = np.nan
     made = light_curve_features([time, time[:0]], [mag, mag[:0]], magerr=[magerr, magerr[:0]])
@@ -144,7 +123,7 @@ def test_points_that_are_not_finite_are_left_out(rng):
 
 
 def test_choice_of_features(rng):
-    time, mag, magerr = make_curves(rng, (60, 60))
+    time, mag, magerr = ragged(rng, (60, 60))
     every = light_curve_features(time, mag, magerr=magerr, features="all")
     assert every.colnames == [*CURVE_FEATURES, *PERIOD_FEATURES]
     assert light_curve_features(time, mag).colnames == list(CURVE_FEATURES)
@@ -168,54 +147,26 @@ def test_zero_errors_give_no_stetson_indices():
     assert np.isfinite(made["std"][0])
 
 
-# -------------------------------------------------------------------------------- CUDA
+# -------------------------------------------------------------------------------- on a GPU
 
 
-def launch_all(time, mag, magerr, offsets, put=np.asarray):
-    """The CUDA kernel; `put` brings an array to the device."""
-    n = len(offsets) - 1
-    out = put(np.zeros((n, len(features.FEATURES))))
-    scratch = [put(np.zeros(len(mag))), put(np.zeros(len(mag), np.int64))]
-    on_device = [put(a) for a in (time, mag, magerr, offsets)]
-    features.features_cuda.launch(-(-n // 32), 32, *on_device, *scratch, out)
-    return out.copy_to_host() if hasattr(out, "copy_to_host") else out
-
-
-def cuda_input(rng):
-    time, mag, magerr = make_curves(rng, (40, 29, 12, 7, 2, 1))
-    offsets = np.concatenate([[0], np.cumsum([len(t) for t in time])])
-    flat = [np.concatenate(x) for x in ([t - t[0] for t in time], mag, magerr)]
-    return dict(zip(("time", "mag", "magerr"), flat, strict=True)) | {"offsets": offsets}
-
-
-def on_cpu(time, mag, magerr, offsets):
-    out = np.empty((len(offsets) - 1, len(features.FEATURES)))
-    jit.run(features.features_cpu, len(out), 1, time, mag, magerr, offsets, out)
-    return out
-
-
-def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
-    given = cuda_input(rng)
-    made = run_in_cuda_simulator(
-        "from fastdiff.kernels.curve import features\n"
-        + inspect.getsource(launch_all)
-        + "np.savez(OUT, out=launch_all(time, mag, magerr, offsets))",
-        **given,
-    )
-    np.testing.assert_allclose(made["out"], on_cpu(**given), rtol=1e-9, atol=1e-13)
-
-
-def test_gpu_and_cpu_agree(rng):
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    given = cuda_input(rng)
-    made = launch_all(**given, put=jit.cuda.to_device)
-    np.testing.assert_allclose(made, on_cpu(**given), rtol=1e-6, atol=1e-10)
-
-
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_compiles_to_ptx(capability):
-    x, i = np.empty(1), np.empty(1, np.int64)
-    signature = (x, x, x, i, x, i, np.empty((1, 1)))
-    text = features.features_cuda.ptx(signature, capability)
-    assert f".target sm_{capability[0]}{capability[1]}" in text
+@pytest.mark.parametrize("kind", ["pretended", "real"])
+@pytest.mark.parametrize("with_errors", [True, False])
+def test_curves_of_a_gpu(kind, with_errors, rng, monkeypatch):
+    """The table is that of the CPU and lies there."""
+    if kind == "pretended":
+        cupy = pretend_cupy.install(monkeypatch)
+    elif jit.cuda_available():
+        cupy = pytest.importorskip("cupy")
+    else:
+        pytest.skip("no CUDA device: the same is run on pretended arrays")
+    time, mag, magerr = ragged(rng, (40, 29, 12, 7, 2, 1, 0))
+    mag[0][3] = np.nan
+    errors = magerr if with_errors else None
+    expected = light_curve_features(time, mag, magerr=errors, features="all")
+    time, mag, magerr = ([cupy.asarray(x) for x in each] for each in (time, mag, magerr))
+    errors = magerr if with_errors else None
+    made = light_curve_features(time, mag, magerr=errors, features="all")
+    np.testing.assert_array_equal(made.meta["flags"], expected.meta["flags"])
+    for name in expected.colnames:
+        np.testing.assert_allclose(made[name], expected[name], 1e-6, 1e-10, err_msg=name)

@@ -1,323 +1,58 @@
-"""kernels/curve/periodogram.py against its twin, truth, astropy and real curves."""
-
-import inspect
+"""kernels/curve/periodogram.py: powers and peaks; the table of cases has its declared kernels."""
 
 import numpy as np
 import pytest
 
-from fastdiff.kernels import jit
-from fastdiff.kernels.curve import periodogram
-from fastdiff.lightcurves.curves import read_curves
-from fastdiff.lightcurves.periods import PERIOD_FEATURES, period_features, periodograms
+from fastdiff.kernels.curve import nufft
+from fastdiff.kernels.curve import periodogram as kernel
+from tests.kernels.curve import inputs
 from tests.kernels.curve.reference import periodogram as reference
 
 
-def survey_times(rng, n, span):
-    """Four visits within half an hour, on nights between which the hour changes little."""
-    nights = rng.choice(int(span), -(-n // 4), replace=False)
-    time = nights[:, None] + rng.normal(0, 0.08, (len(nights), 1)) + np.arange(4) * 0.007
-    return np.sort(time.ravel()[:n])
-
-
-def curve(rng, shape, period, n=240, span=2000, noise=0.05):
-    """(time, mag, magerr) of ``shape(phase)``."""
-    time = survey_times(rng, n, span)
-    magerr = noise * rng.uniform(0.7, 1.5, n)
-    mag = 16 + shape(time / period + rng.uniform()) + magerr * rng.normal(size=n)
-    return time, mag, magerr
-
-
-def batch(curves, magerr=True):
-    time, mag, error = zip(*curves, strict=True)
-    return read_curves(time, mag, None, error if magerr else None)
-
-
-def sinusoid(phase):
-    return 0.3 * np.cos(2 * np.pi * phase)
-
-
-def sawtooth(phase):
-    """A pulsator's: brightens in a sixth of its period."""
-    phase = phase % 1
-    return 0.4 - 0.8 * np.where(phase < 1 / 6, 6 * phase, (1 - phase) * 6 / 5)
-
-
-def eclipses(phase):
-    """A detached binary's: two narrow minima of different depth."""
-
-    def dip(at):
-        return np.clip(1 - np.abs((phase - at + 0.5) % 1 - 0.5) / 0.06, 0, None)
-
-    return 0.8 * dip(0) + 0.5 * dip(0.5)
-
-
-def test_features_are_those_of_the_kernel():
-    assert tuple(PERIOD_FEATURES) == periodogram.FEATURES
-
-
-# -------------------------------------------------------------------------------- periodogram
-
-
-@pytest.mark.parametrize(("n", "span"), [(8, 3), (50, 40), (300, 900), (2000, 30)])
-@pytest.mark.parametrize("magerr", [True, False])
-def test_powers_agree_with_direct_sums(rng, n, span, magerr):
-    time = np.sort(rng.uniform(0, span, n))
-    mag = 15 + sinusoid(time / 0.7) + rng.normal(0, 0.2, n)
-    error = rng.uniform(0.01, 0.3, n)
-    curves = read_curves(time, mag, None, error if magerr else None)
-    [(frequency, power)] = periodograms(curves)
-    some = slice(None, None, max(1, len(frequency) // 4000))
-    expected = reference.power(curves.time, curves.mag, curves.magerr, frequency[some])
-    error = np.abs(np.sqrt(power[some]) - np.sqrt(expected)).max()
-    assert error < 2e-3 * np.sqrt(expected.max())
-
-
-def test_agrees_with_astropy(rng):
-    """Astropy's normalised periodogram without floating mean, where no phase is preferred."""
-    from astropy.timeseries import LombScargle
-
-    time = np.sort(rng.uniform(0, 200, 5000))
-    mag = sinusoid(time / 1.234) + rng.normal(0, 0.1, 5000)
-    [(frequency, power)] = periodograms(read_curves(time, mag))
-    theirs = LombScargle(time - time[0], mag, fit_mean=False).power(frequency[20:])
-    np.testing.assert_allclose(power[20:], theirs, atol=0.03)
-    assert power[20:].argmax() == theirs.argmax()
-
-
-def test_same_bits_whatever_the_batch_and_the_threads(rng):
-    curves = [curve(rng, sawtooth, 0.55, n, 300) for n in (80, 61, 120, 40, 99)]
-    whole = period_features(batch(curves), threads=3)
-    single = period_features(batch(curves[3:4]), threads=1)
-    for name, values in period_features(batch(curves), threads=1).items():
-        np.testing.assert_array_equal(whole[name], values)
-        np.testing.assert_array_equal(whole[name][3:4], single[name])
-
-
-# -------------------------------------------------------------------------------- fits
-
-
-@pytest.mark.parametrize("n", [240, 2 * periodogram.CHUNK + 77])
-def test_fits_agree_with_design_matrices(rng, n):
-    time, mag, magerr = curve(rng, sawtooth, 0.6137, n)
-    curves = read_curves(time, mag, None, magerr)
-    made = {name: float(values[0]) for name, values in period_features(curves).items()}
-    order = int(made["harmonics"])
-
-    def explained(factor, n_harmonics):
-        frequency = factor / made["period"]
-        return reference.fit(curves.time, curves.mag, curves.magerr, frequency, n_harmonics)
-
-    solution, share = explained(1, order)
-    assert made["explained"] == pytest.approx(share, abs=1e-3)  # the period is float32
-    assert made["explained_sinusoid"] == pytest.approx(explained(1, 1)[1], abs=1e-3)
-    assert made["explained_double"] == pytest.approx(explained(0.5, 8)[1], abs=1e-3)
-    assert made["explained_half"] == pytest.approx(explained(2, 8)[1], abs=1e-3)
-    series = reference.design(np.linspace(0, 1, 65)[:-1], 1, order) @ solution
-    assert made["folded_amplitude"] == pytest.approx(np.ptp(series), rel=0.01)
-    skew = np.mean((series - series.mean()) ** 3) / series.std() ** 3
-    assert made["folded_skew"] == pytest.approx(skew, abs=0.03)
-    solution, _ = explained(1, 4)
-    amplitudes = [np.hypot(*solution[2 * h - 1 : 2 * h + 1]) for h in range(1, 5)]
-    phases = [np.arctan2(-solution[2 * h], solution[2 * h - 1]) for h in range(1, 5)]
-    for h in range(1, 5):
-        assert made[f"harmonic_amplitude_{h}"] == pytest.approx(amplitudes[h - 1], rel=0.02)
-        if h > 1:
-            turn = made[f"phase_{h}1"] - (phases[h - 1] - h * phases[0])
-            assert np.cos(turn) > 0.99
-    for name, factor in (("roughness", 1), ("roughness_double", 2)):
-        rough = reference.roughness(curves.time, curves.mag, 1 / made["period"] / factor)
-        assert made[name] == pytest.approx(rough, rel=0.1)
-
-
-def test_shapes_mean_what_they_say(rng):
-    """Rise, minima and depths of curves without noise."""
-    curves = [curve(rng, shape, 0.7311, noise=1e-3) for shape in (sawtooth, sinusoid)]
-    curves.append(curve(rng, eclipses, 2.3217, 400, noise=1e-3))
-    made = period_features(batch(curves))
-    np.testing.assert_allclose(made["period"][:2], 0.7311, rtol=1e-5)
-    assert made["rise_fraction"][0] == pytest.approx(1 / 6, abs=0.06)
-    assert made["rise_fraction"][1] == pytest.approx(1 / 2, abs=0.03)
-    assert made["harmonic_amplitude_1"][1] == pytest.approx(0.3, rel=0.01)
-    assert made["folded_amplitude"][1] == pytest.approx(0.6, rel=0.03)
-    assert made["roughness"][0] < 0.05
-    ratio = made["period"][2] / 2.3217  # the eclipses differ: not half the orbital period
-    assert ratio == pytest.approx(1, abs=1e-4)
-
-
-# -------------------------------------------------------------------------------- truth
-
-
-def test_peaks_between_frequencies_are_found_whole(rng):
-    """Sinusoids without noise at, and between, the frequencies of the periodogram."""
-    time = np.sort(rng.uniform(0, 100, 3000))
-    time[[0, -1]] = 0, 100
-    frequency = (500 + np.linspace(0, 1, 9)) / (periodogram.OVERSAMPLING * 100)
-    mag = [sinusoid(f * time) for f in frequency]
-    made = period_features(read_curves([time] * len(mag), mag))
-    np.testing.assert_allclose(100 / made["sinusoid_period"], 100 * frequency, atol=0.05)
-    assert (made["sinusoid_power"] > 0.9).all()
-
-
-def test_real_rr_lyrae_have_the_periods_of_templates(data_folder):
-    """SDSS Stripe 82, 56 points in one band: Sesar et al. (2010) had five bands and templates."""
-    from fastdiff.training import crts
-
-    periods = crts.load_sdss_periods(data_folder)
-    for band in "gri":
-        d = crts.load_sdss_rrlyrae(data_folder, band)
-        found = period_features(read_curves(d.time, d.mag, d.offsets, d.magerr))["period"]
-        true = np.array([periods[number] for number in d.ids])
-        right = np.abs(found / true - 1) < 0.01
-        day = np.min([np.abs(np.abs(1 / true + k) * found - 1) for k in (-2, -1, 1, 2)], 0) < 0.01
-        assert right.mean() > 0.88
-        assert (right | day).mean() > 0.96
-
-
-@pytest.mark.parametrize(
-    ("shape", "low", "high", "multiples", "least"),
-    [
-        (sinusoid, 0.25, 0.45, (1,), 0.95),
-        (sawtooth, 0.45, 0.9, (1,), 0.95),
-        (sinusoid, 80, 400, (1,), 0.95),
-        (eclipses, 0.5, 4, (1, 2), 0.85),
-    ],
-)
-def test_finds_true_periods(rng, shape, low, high, multiples, least):
-    truth = np.exp(rng.uniform(np.log(low), np.log(high), 40))
-    curves = batch([curve(rng, shape, period) for period in truth])
-    for with_errors in (curves, read_curves(curves.time, curves.mag, curves.offsets)):
-        found = period_features(with_errors)["period"]
-        right = [np.abs(2000 / found - m * 2000 / truth) < 0.5 for m in multiples]
-        assert np.any(right, axis=0).mean() >= least
-
-
-def test_noise_is_not_significant(rng):
-    curves = [curve(rng, np.zeros_like, 1.0, 100, 50) for _ in range(100)]
-    significance = period_features(batch(curves))["period_significance"]
-    assert np.mean(significance > 1) < 0.2
-    assert (significance < 4).all()
-    real = period_features(batch([curve(rng, sinusoid, 0.6, 100, 50)]))["period_significance"]
-    assert real[0] > 10
-
-
-def test_labelled_curves_have_the_periods_of_their_classes(data_folder):
-    """CRTS: what Drake et al. (2014) say of their classes, though their periods are not here."""
-    data = dict(np.load(data_folder / "crts" / "crts_train.npz", allow_pickle=True))
-    ranges = {"RRab": (0.38, 1.0), "RRc": (0.2, 0.5), "LPV": (50, 800), "EW": (0.1, 0.6)}
-    for label, (low, high) in ranges.items():
-        chosen = np.flatnonzero(data["label"] == label)[::12]
-        parts = [slice(*data["offsets"][i : i + 2]) for i in chosen]
-        good = [data["t"][part] > 50_000 for part in parts]
-        time, mag, error = (
-            [data[name][part][keep] for part, keep in zip(parts, good, strict=True)]
-            for name in ("t", "mag", "magerr")
-        )
-        period = period_features(read_curves(time, mag, None, error))["period"]
-        assert np.mean((period > low) & (period < high)) > 0.75, label
-
-
-# -------------------------------------------------------------------------------- bad input
-
-
-def test_what_has_no_period_is_nan(rng):
-    time = np.sort(rng.uniform(0, 50, 30))
-    curves = read_curves(
-        [[], [1.0], np.zeros(30), time, time[:5], time, [0.0, 1e-3] * 5],
-        [[], [15.0], time, np.full(30, 15.0), time[:5], sinusoid(time / 3), np.arange(10.0)],
-    )
-    made = period_features(curves)
-    for name, values in made.items():
-        assert np.isnan(np.delete(values, 5)).all(), name
-    assert made["period"][5] == pytest.approx(3, rel=1e-3)
-    assert [len(frequency) for frequency, _ in periodograms(curves)][:3] == [0, 0, 0]
-    empty = period_features(read_curves([], []))
-    assert all(values.shape == (0,) for values in empty.values())
-
-
-def test_few_points_and_zero_errors_stay_finite(rng):
-    curves = [curve(rng, sinusoid, 3.3, n, 100) for n in (6, 7, 12, 20)]
-    curves = [(t, m, np.zeros_like(e)) for t, m, e in curves]
-    made = period_features(batch(curves))
-    assert np.isfinite(made["period"]).all()
-    assert ((made["explained"] > 0) & (made["explained"] <= 1 + 1e-6)).all()
-
-
-# -------------------------------------------------------------------------------- CUDA
-
-
-def launch_all(time, value, weight, offsets, variances, steps, n_frequencies, put=np.asarray):
-    """Both kernels; `put` brings an array to the device."""
-    starts = np.concatenate([[0], np.cumsum(n_frequencies)])
-    power = put(np.zeros(starts[-1], np.float32))
-    on_device = [put(a) for a in (time, value, offsets, 2 / variances, steps, n_frequencies)]
-    grid = (-(-int(n_frequencies.max()) // 32), len(steps))
-    periodogram.spectra_cuda.launch(grid, 32, *on_device, put(starts), power)
-    frequencies = steps[:, None] * np.array([9.0, 21.0, 30.0])
-    explained = put(np.zeros((len(steps), 3, periodogram.HARMONICS)))
-    periodogram.explained_cuda.launch(
-        (1, len(steps)), 32, put(time), put(value), put(weight), put(offsets), put(variances),
-        put(frequencies), explained,
-    )  # fmt: skip
-    host = [a.copy_to_host() if hasattr(a, "copy_to_host") else a for a in (power, explained)]
-    return *host, frequencies
-
-
-def cuda_input(rng):
-    """Two curves of which magnitudes are weighted and without their mean."""
-    n = np.array([30, 17])
-    time = np.concatenate([np.sort(rng.uniform(0, 5, m)) for m in n])
-    mag = sinusoid(time / 0.8) + 0.1 * rng.normal(size=len(time))
-    offsets = np.concatenate([[0], np.cumsum(n)])
-    weight = np.repeat(1 / n, n)
-    mean = np.add.reduceat(weight * mag, offsets[:-1])
-    mag -= np.repeat(mean, n)
-    variances = np.add.reduceat(weight * mag**2, offsets[:-1])
-    return {
-        "time": time, "value": weight * mag, "weight": weight, "offsets": offsets,
-        "variances": variances, "steps": np.array([0.05, 0.06]),
-        "n_frequencies": np.array([40, 33]),
-    }  # fmt: skip
-
-
-def check_cuda(given, power, explained, frequencies):
-    starts = np.concatenate([[0], np.cumsum(given["n_frequencies"])])
-    for i, (step, n) in enumerate(zip(given["steps"], given["n_frequencies"], strict=True)):
-        part = slice(*given["offsets"][i : i + 2])
-        time, mag = given["time"][part], given["value"][part] / given["weight"][part]
-        expected = reference.power(time, mag, None, step * np.arange(n))
-        np.testing.assert_allclose(power[starts[i] : starts[i + 1]], expected, atol=1e-5)
-        for f, shares in zip(frequencies[i], explained[i], strict=True):
-            expected = [reference.fit(time, mag, None, f, h + 1)[1] for h in range(len(shares))]
-            np.testing.assert_allclose(shares, expected, rtol=1e-6, atol=1e-8)
-
-
-def test_simulator_agrees_with_reference(rng, run_in_cuda_simulator):
-    given = cuda_input(rng)
-    made = run_in_cuda_simulator(
-        "from fastdiff.kernels.curve import periodogram\n"
-        + inspect.getsource(launch_all)
-        + "power, explained, frequencies = launch_all(time, value, weight, offsets, variances,"
-        " steps, n_frequencies)\n"
-        "np.savez(OUT, power=power, explained=explained, frequencies=frequencies)",
-        **given,
-    )
-    check_cuda(given, made["power"], made["explained"], made["frequencies"])
-
-
-def test_gpu_agrees_with_reference(rng):
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    given = cuda_input(rng)
-    check_cuda(given, *launch_all(**given, put=jit.cuda.to_device))
-
-
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_compiles_to_ptx(capability):
-    x, i, f = np.empty(1), np.empty(1, np.int64), np.empty(1, np.float32)
-    signatures = {
-        periodogram.spectra_cuda: (x, x, i, x, x, i, i, f),
-        periodogram.explained_cuda: (x, x, x, i, x, np.empty((1, 1)), np.empty((1, 1, 1))),
-    }
-    for kernel, signature in signatures.items():
-        text = kernel.ptx(signature, capability)
-        assert f".target sm_{capability[0]}{capability[1]}" in text, kernel.__name__
+@pytest.mark.parametrize("with_errors", [True, False])
+def test_spectra_agree_with_direct_sums(rng, with_errors):
+    curves = [inputs.periodic(rng, inputs.sawtooth, 0.7, n, 40) for n in (30, 8, 100, 50)]
+    time, mag, magerr, offsets = inputs.flat(curves)
+    n = np.array([100, 0, 13_000, 1])
+    given = time, mag, magerr if with_errors else magerr[:0], offsets, n
+    powers, starts = kernel.spectra(*given, threads=2)
+    np.testing.assert_array_equal(starts, [0, 100, 100, 13_100, 13_101])
+    for i in np.flatnonzero(n):
+        t, m, e = (x[slice(*offsets[i : i + 2])] for x in (time, mag, magerr))
+        frequency = np.arange(n[i]) / (nufft.OVERSAMPLING * t[-1])
+        expected = reference.power(t, m, e if with_errors else None, frequency)
+        made = powers[starts[i] : starts[i + 1]]
+        error = np.abs(np.sqrt(made) - np.sqrt(expected)).max()
+        assert error < 2e-3 * np.sqrt(max(expected.max(), 0.1))
+
+
+def test_weights_have_unit_sum(rng):
+    _, mag, magerr, _ = inputs.flat([inputs.periodic(rng, inputs.sinusoid, 0.7, 20, 40)])
+    for errors in (magerr, magerr[:0], np.zeros(20)):
+        weight, value = np.empty(15), np.empty(15)
+        variance = kernel.prepare(mag, errors, 5, 20, weight, value)
+        w = reference.weights(errors[5:] if errors.any() else None, 15)
+        np.testing.assert_allclose(weight, w)
+        y = mag[5:] - w @ mag[5:]
+        np.testing.assert_allclose(value, w * y, atol=1e-14)
+        assert variance == pytest.approx(w @ y**2)
+
+
+def test_peaks_come_in_falling_order(rng):
+    power = rng.uniform(0, 0.3, 400).astype(np.float32)
+    for place, height in ((50, 0.9), (120, 0.6), (300, 0.8), (2, 0.95)):
+        power[place - 1 : place + 2] = 0.8 * height, height, 0.8 * height
+    places, heights = np.empty(3), np.empty(3, np.float32)
+    found = kernel.highest_peaks(power, 4, 400, places, heights)  # 4 is the lowest that counts
+    assert found == 3
+    np.testing.assert_allclose(places, [50, 300, 120], atol=1e-4)
+    np.testing.assert_allclose(heights, [0.9, 0.8, 0.6], rtol=1e-5)
+
+
+def test_vertex_of_parabolas():
+    for top in (-0.7, -0.2, 0.0, 0.4, 1.0):
+        values = [5 - 3 * (x - top) ** 2 for x in (-1, 0, 1)]
+        assert kernel.vertex(*values) == pytest.approx(top)
+    assert kernel.vertex(0.0, 0.0, 0.0) == 0
+    assert kernel.vertex(1.0, 0.0, 2.0) == 1
+    assert kernel.vertex(2.0, 0.0, 1.0) == -1

@@ -1,4 +1,4 @@
-"""What kernels/features.py computes, one feature after the other."""
+"""What kernels/curve/features.py computes, one feature after the other."""
 
 import numpy as np
 

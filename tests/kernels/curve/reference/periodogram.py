@@ -1,8 +1,8 @@
-"""What kernels/periodogram.py computes, with exponentials and design matrices of full size."""
+"""What the kernels of periodograms and periods compute, by exponentials and whole matrices."""
 
 import numpy as np
 
-from fastdiff.kernels.curve import periodogram as k
+from fastdiff.kernels.curve import harmonics
 
 
 def weights(magerr, n):
@@ -38,7 +38,7 @@ def fit(time, mag, magerr, frequency, n_harmonics):
     w = weights(magerr, len(mag))
     y = mag - w @ mag
     columns = design(time, frequency, n_harmonics)
-    ridge = k.RIDGE * np.repeat(np.arange(n_harmonics + 1.0), 2)[1:] ** 2
+    ridge = harmonics.RIDGE * np.repeat(np.arange(n_harmonics + 1.0), 2)[1:] ** 2
     normal = (columns.T * w) @ columns + np.diag(ridge)
     right = (columns.T * w) @ y
     solution = np.linalg.solve(normal, right)
