@@ -47,17 +47,15 @@ def ours(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def kernel(folder: Path, quick: bool) -> dict[str, Any]:
-    from fastdiff.kernels import jit
-    from fastdiff.kernels.curve import features
+    from fastdiff.kernels.curve import columns, features
 
     n = 20 if quick else 2000
     time, mag, error = (x.ravel() for x in _curves(n))
-    offsets, out = POINTS * np.arange(n + 1), np.empty((n, len(features.FEATURES)))
+    offsets = POINTS * np.arange(n + 1)
     cost, _ = common.measure(
-        lambda: jit.run(features.features_cpu, n, 1, time, mag, error, offsets, out),
-        2 if quick else 7,
+        lambda: features.measure_curves(time, mag, error, offsets, 1), 2 if quick else 7
     )
-    return {"curve": cost["cpu"] / n, "features": len(features.FEATURES)}
+    return {"curve": cost["cpu"] / n, "features": len(columns.CURVE_FEATURES)}
 
 
 def peer(folder: Path, quick: bool) -> dict[str, Any]:

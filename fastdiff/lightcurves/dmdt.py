@@ -36,15 +36,15 @@ class Grid:
     Parameters
     ----------
     dm : array_like, (n_dm + 1,)
-        Ascending edges in magnitudes. A value that stands twice makes a row that holds exactly
-        that value.
+        Ascending edges in magnitudes. A value that stands twice makes a row for exactly that
+        value.
     dt : array_like, (n_dt + 1,)
         Ascending edges in days, from 0 or more.
     symmetric : bool
-        On which side an edge of dm counts. False: as everywhere, ``dm[r] <= x < dm[r + 1]``.
-        True: edges below zero count to the row below them, so that the image of a curve turned
-        upside down is the image turned upside down, bit for bit; the edges must be symmetric.
-        Columns are ``dt[c] <= x < dt[c + 1]`` always.
+        On which side an edge of dm counts. If False, rows are ``dm[r] <= x < dm[r + 1]``, as
+        everywhere. If True, a value on an edge below zero counts in the row below the edge: then
+        the image of a curve turned upside down is the image turned upside down, bit for bit. The
+        edges must be symmetric. Columns are ``dt[c] <= x < dt[c + 1]`` always.
 
     Raises
     ------
@@ -196,8 +196,8 @@ def dmdt_images(
     ----------
     time, mag : array_like or list of array_like
         Times in days and magnitudes: one curve, (n_points,); many curves in flat arrays with
-        `offsets`; or a list with an array for each curve. Any order, real dtype and byte order;
-        sorted here. Points that are NaN, infinite or masked are left out. With CuPy arrays,
+        `offsets`; or a list with an array for each curve. Any order, real dtype and byte order.
+        Points that are NaN, infinite or masked are left out. With CuPy arrays,
         pairs are counted on their GPU, on the current stream.
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]``.

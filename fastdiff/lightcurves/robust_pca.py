@@ -58,9 +58,9 @@ def robust_pca(
 ) -> RobustPCA:
     """Split images into a low-rank background and a sparse foreground.
 
-    The non-convex alternating projections of Netrapalli et al. (2014, NIPS; reference [17] of
-    Mahabal et al. 2017), Algorithm 1: the images less the sparse part are projected on matrices
-    of rank k by a truncated SVD, and what deviates from that by more than a threshold is the
+    These are the non-convex alternating projections of Netrapalli et al. (2014, NIPS; reference
+    [17] of Mahabal et al. 2017), Algorithm 1. The images less the sparse part are projected on
+    matrices of rank k by a truncated SVD; what deviates from that by more than a threshold is the
     next sparse part. The threshold falls with the (k + 1)-th singular value and halves from one
     projection to the next; k grows from 1 to `rank`.
 
@@ -76,7 +76,7 @@ def robust_pca(
     max_iterations : int
         Projections in all.
     sparsity : float
-        Factor of the thresholds; smaller ones put more into the sparse part first.
+        Factor of the thresholds; a smaller one puts more into the sparse part at first.
 
     Returns
     -------
@@ -169,16 +169,16 @@ def class_backgrounds(
     labels : array_like of str or int, (n_images,)
         Class of each image.
     rank : int
-        Of the background; at most what the smallest class allows is used for each class.
+        Of the background; a class with fewer images than this gets their number.
     **options
         Of `robust_pca`.
 
     Returns
     -------
     dict of str to ndarray, (...)
-        The background of each class, to be subtracted from an image. Which one, needs the
-        class: as the paper says, this tells what removing the right background is worth, and
-        is no way to classify.
+        The background of each class, to be subtracted from its images. One must know the class
+        of an image to choose its background: as the paper says, this tells what removing the
+        right background is worth, and is no way to classify.
 
     Raises
     ------
@@ -211,7 +211,7 @@ def pseudo_cadence_background(
     seed: int = 0,
     **options: Any,
 ) -> NDArray[np.floating[Any]]:
-    """Maximum background of all classes together, none of which rules (second way).
+    """Maximum background of all classes together, with equal numbers of images (second way).
 
     Parameters
     ----------
@@ -222,9 +222,9 @@ def pseudo_cadence_background(
     rank : int
         Of the background.
     n_per_class : int
-        So many images of each class are drawn, or all if there are fewer.
+        Images that are drawn of each class; all if there are fewer.
     seed : int
-        Of the draw.
+        Seed of the draw.
     **options
         Of `robust_pca`.
 
@@ -316,7 +316,7 @@ def _project(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Nearest matrix of that rank, and the rank + 1 largest singular values.
 
-    By the eigenvectors of the Gram matrix of the shorter side.
+    They come from the eigenvectors of the Gram matrix of the shorter side.
     """
     from scipy.linalg import eigh
 

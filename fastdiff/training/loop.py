@@ -156,11 +156,10 @@ def train(
     state = _State(network, optimiser, out / "checkpoint.pt", seed=seed, average=average)
     start = state.restore() if resume and state.path.exists() else 0
     log = _Log(out / "log.jsonl", start)
-
     source: Iterator[Any] = iter(())
     if start < steps:
-        # A CPU has no core left for a second thread: making samples between the steps, on all
-        # cores, trained 190 samples/s where making them beside the steps trained 140.
+        # A CPU has no core left: samples made between the steps, on all cores, trained 190/s,
+        # samples made beside the steps 140.
         source = batches(start) if state.device.type == "cpu" else prefetch(batches(start))
 
     def step_by(step: int, sums: _Sums) -> float:
@@ -179,8 +178,8 @@ def train(
 
     every = _Every(log_every, checkpoint_every, evaluate_every if evaluate else 0)
     try:
-        with _Report(steps, start, progress) as report, _Stop() as stop:
-            _run(range(start, steps), step_by, state, every, evaluate, log, report, stop)
+        with _Report(steps, start, progress) as show, _Stop() as stop:
+            _run(range(start, steps), step_by, state, every, evaluate, log, show, stop)
     finally:
         if hasattr(source, "close"):
             source.close()

@@ -10,7 +10,14 @@ from astropy import units
 from astropy.nddata import CCDData, NDData
 
 from fastdiff.core import arrays
-from fastdiff.core.arrays import as_images, as_masks, check_same_device, device_of, to_numpy
+from fastdiff.core.arrays import (
+    as_images,
+    as_masks,
+    check_devices,
+    check_same_device,
+    device_of,
+    to_numpy,
+)
 from tests import pretend_cupy
 
 
@@ -279,6 +286,13 @@ def test_devices_are_not_mixed():
         check_same_device(refs=image, scis=on_gpu, ref_masks=None)
     with pytest.raises(TypeError, match="`sci_masks` is on cpu and `refs` on cuda:0"):
         check_same_device(refs=FakeCudaArray((2, 4, 6)), sci_masks=image)
+
+
+def test_devices_by_name():
+    assert check_devices({}) == "cpu"
+    assert check_devices({"time": "cuda:1", "mag": "cuda:1"}) == "cuda:1"
+    with pytest.raises(TypeError, match=r"`err` is on cpu and `time` on cuda:1.*move `err` to"):
+        check_devices({"time": "cuda:1", "mag": "cuda:1", "err": "cpu"})
 
 
 def test_cuda_array_without_cupy(monkeypatch):

@@ -161,7 +161,8 @@ def documented(house: House) -> Iterator[str]:
 def tested(house: House) -> Iterator[str]:
     """A module of more than a few lines has a test file at its place, or its folder has one.
 
-    fastdiff/a/b/c.py: tests/a/b/test_c.py (or test_c_*.py), or tests/a/test_b.py.
+    fastdiff/a/b/c.py: tests/a/b/test_c.py (or test_c_*.py), or tests/a/test_b.py, or what
+    `TESTED_THROUGH` names.
     """
     for file in house.files:
         parts = Path(file.path.removeprefix("fastdiff/").removesuffix("/__init__.py")).parts
@@ -171,6 +172,10 @@ def tested(house: House) -> Iterator[str]:
         own = "/".join(["tests", *parts[:-1], f"test_{stem}"])
         names = [f"{own}.py", f"{own}_*.py"]
         names += ["/".join(["tests", *parts[:-2], f"test_{p}.py"]) for p in parts[-2:-1]]
+        through = (
+            plan.TESTED_THROUGH.get(place) for place in (file.path, str(Path(file.path).parent))
+        )
+        names += [name for name in through if name]
         if not any(any(house.root.glob(name)) for name in names):
             also = f" (or {names[2]} for its folder)" if len(names) > 2 else ""
             yield f"{file.path}: has no test file: write {own}.py{also}"

@@ -12,6 +12,7 @@ from fastdiff.lightcurves.classify import LightCurveClasses, classify_light_curv
 from fastdiff.lightcurves.curves import CONSTANT_TIME, DROPPED, EMPTY, FEW
 from fastdiff.models import list_models, load_model
 from fastdiff.training import crts
+from tests import pretend_cupy
 
 CLASSES = crts.CLASSES
 SHIPPED = ["dmdt-best", "dmdt-shallow"]
@@ -169,6 +170,18 @@ def test_labels():
     found = made([[0.1, 0.7, 0.2], [np.nan] * 3])
     assert found.labels.tolist() == ["b", ""]
     assert len(found) == 2
+
+
+@pytest.mark.parametrize("model", ["best", "shallow"])
+def test_curves_of_a_gpu(model, batch, monkeypatch):
+    """Classes are those of the CPU, and lie there."""
+    cupy = pretend_cupy.install(monkeypatch)
+    time, mag, magerr, offsets = batch
+    expected = classify_light_curves(time, mag, offsets, magerr=magerr, model=model)
+    time, mag, magerr = map(cupy.asarray, (time, mag, magerr))
+    found = classify_light_curves(time, mag, offsets, magerr=magerr, model=model)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    np.testing.assert_array_equal(found.flags, expected.flags)
 
 
 # --- the shipped models -----------------------------------------------------------------

@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
+from fastdiff.kernels import jit
 from fastdiff.kernels.curve import curves as kernel
 from fastdiff.lightcurves.curves import (
     CONSTANT_TIME,
@@ -14,6 +15,7 @@ from fastdiff.lightcurves.curves import (
     describe_flags,
     read_curves,
 )
+from tests import pretend_cupy
 
 
 def ragged(rng, sizes, missing=0.0):
@@ -168,3 +170,82 @@ def test_merge_sort_is_stable(rng):
         np.testing.assert_array_equal(
             read_curves(time, np.arange(n)).mag, np.argsort(time, kind="stable")
         )
+
+
+# ---------------------------------------------------------------------- parts, and a GPU
+
+
+def test_a_part_shares_memory_with_all(rng):
+    time, mag, err = ragged(rng, [4, 0, 7, 5])
+    curves = read_curves(time, mag, magerr=err)
+    part = curves.part(1, 3)
+    expected = read_curves(time[1:3], mag[1:3], magerr=err[1:3])
+    for name in ("time", "mag", "magerr", "offsets", "flags"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(expected, name))
+    assert np.shares_memory(part.mag, curves.mag)
+    assert len(curves.part(4, 9)) == 0
+    assert read_curves(time, mag).part(1, 3).magerr is None
+
+
+def test_kernels_get_empty_errors_for_none():
+    curves = read_curves([0, 1], [2, 3])
+    time, mag, magerr, offsets = curves.flat
+    assert time is curves.time and mag is curves.mag and offsets is curves.offsets
+    assert magerr.shape == (0,) and magerr.dtype == np.float64
+
+
+@pytest.fixture(params=["pretended", "real"])
+def cupy(request, monkeypatch):
+    if request.param == "pretended":
+        return pretend_cupy.install(monkeypatch)
+    if not jit.cuda_available():
+        pytest.skip("no CUDA device: the same is run on pretended arrays")
+    return pytest.importorskip("cupy")
+
+
+@pytest.mark.parametrize("missing", [0.0, 0.2])
+def test_arrays_of_a_gpu_go_back_there(cupy, rng, missing):
+    time, mag, err = ragged(rng, [0, 1, 15, 40, 3], missing)
+    expected = read_curves(time, mag, magerr=err)
+    lists = [[cupy.asarray(x) for x in each] for each in (time, mag, err)]
+    flat = [cupy.asarray(np.concatenate(x)) for x in (time, mag, err)]
+    offsets = np.concatenate([[0], np.cumsum([len(t) for t in time])])
+    for made in (
+        read_curves(*lists[:2], magerr=lists[2]),
+        read_curves(*flat[:2], offsets, flat[2]),
+        read_curves(*flat[:2], cupy.asarray(offsets), flat[2]),
+    ):
+        for name in ("time", "mag", "magerr"):
+            assert isinstance(getattr(made, name), cupy.ndarray)
+            assert getattr(made, name).dtype == np.float64
+        for name in ("offsets", "flags"):
+            np.testing.assert_array_equal(getattr(made, name), getattr(expected, name))
+        for name in ("time", "mag", "magerr"):
+            np.testing.assert_array_equal(getattr(made.on_host(), name), getattr(expected, name))
+    alone = read_curves(*flat[:2], offsets)
+    assert alone.magerr is None and alone.on_host().magerr is None
+    assert isinstance(alone.flat[2], cupy.ndarray) and alone.flat[2].shape == (0,)
+    square = read_curves(cupy.asarray(np.ones((2, 3), "f4")), cupy.asarray(np.ones((2, 3), "i2")))
+    assert len(square) == 2 and isinstance(square.mag, cupy.ndarray)
+
+
+def test_devices_are_not_mixed(cupy):
+    here, there = np.arange(3.0), cupy.asarray(np.arange(3.0))
+    for arguments, message in (
+        ((here, there), "`mag` is on cuda:0 and `time` on cpu; all arrays must be on one device"),
+        ((there, here), "`mag` is on cpu and `time` on cuda:0"),
+        ((there, there, None, here), "`magerr` is on cpu and `time` on cuda:0"),
+        (([here, there], [here, here]), r"`time\[1\]` is on cuda:0 and `time\[0\]` on cpu"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            read_curves(*arguments)
+
+
+def test_arrays_of_a_gpu_are_checked_like_others(cupy):
+    there = cupy.asarray(np.arange(3.0))
+    with pytest.raises(ValueError, match=r"`magerr` of curve 0 holds -1"):
+        read_curves(there, there, None, cupy.asarray(np.array([0.0, -1.0, 0.0])))
+    with pytest.raises(TypeError, match="`mag` has dtype complex128"):
+        read_curves(there, cupy.asarray(np.ones(3, complex)))
+    with pytest.raises(ValueError, match="`mag` has 2 points and `time` 3"):
+        read_curves(there, cupy.asarray(np.ones(2)))
