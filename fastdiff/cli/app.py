@@ -9,7 +9,15 @@ import typer
 from fastdiff.core.version import version as installed_version
 
 # Importing a module adds its commands, and --help lists them in this order.
-from . import cpm, curves, doctor, simulate, subtract, train  # noqa: F401
+# isort: off
+from . import subtract  # noqa: F401
+from . import cpm  # noqa: F401
+from . import curves  # noqa: F401
+from . import simulate  # noqa: F401
+from . import doctor  # noqa: F401
+from . import train  # noqa: F401
+
+# isort: on
 from .shared import app, out
 
 
