@@ -1,4 +1,4 @@
-"""What kernels/ridge.py computes, by a fit for every block of epochs."""
+"""What kernels/cube/ridge.py computes, by a fit for every block of epochs."""
 
 import numpy as np
 
