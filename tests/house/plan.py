@@ -47,6 +47,7 @@ EXCEPTIONS: dict[str, str] = {
     "fastdiff/cli/subtract.py::subtract": "the options of the command are its parameters",
     "fastdiff/cli/train.py::train": "the options of the command are its parameters",
     "fastdiff/core/arrays.py": "the one door: all that asks for kinds of arrays stands there",
+    "benchmarks/quality_transinet.py::ztf": "one table of a card, row by row",
     "kernels/declare.py": "the declaration and all that is made from it",
     "kernels/image/gram.py::gram_cpu": "a loop over stamps by hand; to be declared",
     "kernels/image/gram.py::normal_equations": "what the loop over stamps needs",
@@ -58,7 +59,8 @@ EXCEPTIONS: dict[str, str] = {
 # Module or folder -> the test file in which it is tested through what calls it.
 TESTED_THROUGH = {
     "kernels/jit.py": "tests/kernels/test_declare.py",
-    "kernels/cube": "tests/kernels/cube/test_ridge.py",
+    "kernels/cube/ridge.py": "tests/kernels/cube/test_single.py",
+    "kernels/cube/fits.py": "tests/kernels/cube/test_single.py",
     "kernels/synth/scene.py": "tests/kernels/synth/test_draw.py",
     "kernels/synth/tables.py": "tests/kernels/synth/test_draw.py",
     "fastdiff/cubes": "tests/cubes/test_cpm.py",
