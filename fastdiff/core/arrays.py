@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .options import one_of
-
 _CURES = {
     "c": "take its real part, or `abs` of it",
     "b": "masks go in `ref_masks` and `sci_masks`; convert an image with `.astype('float32')`",
@@ -319,6 +317,8 @@ def empty_on(device: str) -> Any:
     >>> empty_on("cpu").shape
     (0,)
     """
+    from .options import one_of
+
     if one_of("device", device, ("cpu", "cuda")) == "cpu":
         return np.empty(0, np.float32)
     try:

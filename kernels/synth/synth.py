@@ -32,7 +32,7 @@ from .scene import Scene, as_float32
 from .tables import empty_tables
 
 
-class Batch(NamedTuple):
+class SyntheticBatch(NamedTuple):
     """A batch of samples: images in counts, what changed, and the numbers behind them."""
 
     ref: Any  # (n, ny, nx) float32, NaN where missing
@@ -56,7 +56,7 @@ def synthesise(
     background: Callable[[Any, Any, int], Any] | None = None,
     rows: int = 128,
     like: Any = None,
-) -> Batch:
+) -> SyntheticBatch:
     """Samples ``first`` to ``first + n - 1`` of the stream `seed`.
 
     Parameters
@@ -78,7 +78,7 @@ def synthesise(
 
     Returns
     -------
-    Batch
+    SyntheticBatch
     """
     like = np.empty(0, np.float32) if like is None else like
     scene = as_float32(scene)
@@ -87,4 +87,4 @@ def synthesise(
     draw_scenes(scene, seed, first, shape, profiles, tables, threads)
     extra = None if background is None else background(tables.frame, tables.psf, first)
     images = render(seed, first, shape, tables, extra, threads=threads, rows=rows)
-    return Batch(*images, tables.changes, tables.n_changes, tables.frame, tables.psf)
+    return SyntheticBatch(*images, tables.changes, tables.n_changes, tables.frame, tables.psf)

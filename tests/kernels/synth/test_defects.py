@@ -42,8 +42,8 @@ def test_trails_are_straight_lines_as_wide_as_the_psf_and_no_transients():
 
 def test_trails_that_blink_are_dashes_along_their_line():
     made = scenes.drawn(400, 64, 64, **scenes.PLAIN | {"trails": 0.5, "p_blinking": 0.6})
-    tables = zip(made["defects"], made["n_defects"], strict=True)
-    rows = np.concatenate([t[j, : k[j]] for t, k in tables for j in range(2)])
+    drawn = zip(made["defects"], made["n_defects"], strict=True)
+    rows = np.concatenate([t[j, : k[j]] for t, k in drawn for j in range(2)])
     rows = rows[rows[:, tables.D_DX] != 0]
     dashed = rows[rows[:, tables.D_PERIOD] > 0]
     # a binomial fraction, within five standard errors
