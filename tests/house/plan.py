@@ -61,8 +61,6 @@ TESTED_THROUGH = {
     "kernels/jit.py": "tests/kernels/test_declare.py",
     "kernels/cube/ridge.py": "tests/kernels/cube/test_single.py",
     "kernels/cube/fits.py": "tests/kernels/cube/test_single.py",
-    "kernels/synth/scene.py": "tests/kernels/synth/test_draw.py",
-    "kernels/synth/tables.py": "tests/kernels/synth/test_draw.py",
     "fastdiff/cubes": "tests/cubes/test_cpm.py",
     "fastdiff/models/onnxruntime.py": "tests/models/test_model.py",
 }
