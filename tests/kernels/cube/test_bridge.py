@@ -1,6 +1,7 @@
 """Bad epochs between good ones; `cases` has the other checks."""
 
 import numpy as np
+import pytest
 
 from fastdiff.kernels.cube.bridge import bridge_series
 from tests.kernels.cube.reference import bridge as reference
@@ -21,3 +22,10 @@ def test_order_in_the_memory_does_not_matter(rng):
     bridge_series(rows, one, bad)
     bridge_series(rows, other, np.asfortranarray(bad))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
+def test_compiles_to_ptx_in_the_order_that_a_cube_has(capability):
+    series, bad = np.empty((1, 1)).T, np.empty((1, 1), bool).T
+    text = bridge_series.cuda.ptx((np.empty(1, np.int64), series, bad), capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in text
