@@ -30,7 +30,7 @@ def test_runs_that_share_a_factor_are_fits_of_their_own(rng, k, n):
 
 
 def test_same_bits_whatever_the_threads(rng):
-    series, targets, lists, counts = neighbours(rng, 40, 20)
+    series, targets, lists, counts = neighbours(rng, 40, 20, n_series=160)
     fits = Fits(series, targets, lists, counts, 2, 0.3)
     made = np.empty((2, 40, N_EPOCHS))
     for threads, prediction in zip((1, 3), made, strict=True):
