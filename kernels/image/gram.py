@@ -41,6 +41,7 @@ import numpy as np
 
 from .. import jit
 from ..jit import cuda
+from ..linalg.small import solve_by_rows
 
 f32 = np.float32
 
@@ -116,29 +117,6 @@ def row_of_products(normal_row, left, right, out, first, last):
     product = left * right
     for j in range(np.uintp(first), np.uintp(last)):
         out[j] += product * normal_row[j]
-
-
-@jit.item
-def solve(matrix, vector):
-    """Solve a symmetric positive system in place, by Cholesky's factors; the lower half is read."""
-    n = vector.shape[0]
-    for i in range(n):
-        for j in range(i + 1):
-            total = 0.0
-            for k in range(np.uintp(j)):
-                total += matrix[i, k] * matrix[j, k]
-            if j < i:
-                matrix[i, j] = (matrix[i, j] - total) / matrix[j, j]
-            else:
-                matrix[i, i] = math.sqrt(max(matrix[i, i] - total, 1e-300))
-                total = 0.0
-                for k in range(np.uintp(i)):
-                    total += matrix[i, k] * vector[k]
-                vector[i] = (vector[i] - total) / matrix[i, i]
-    for i in range(n - 1, -1, -1):
-        vector[i] /= matrix[i, i]
-        for k in range(np.uintp(i)):
-            vector[k] -= matrix[i, k] * vector[i]
 
 
 # ---------------------------------------------------------------- CPU
@@ -223,7 +201,7 @@ def combine_cpu(start, stop, normal, right, terms, offsets, matrix, vector):
 def solve_cpu(start, stop, matrices, vectors):
     """Item: one system, solved in place."""
     for i in range(start, stop):
-        solve(matrices[i], vectors[i])
+        solve_by_rows(matrices[i], vectors[i])
 
 
 # ---------------------------------------------------------------- CUDA
@@ -322,7 +300,7 @@ def solve_cuda(matrices, vectors):
     """Thread: one system, solved in place."""
     i = cuda.grid(1)
     if i < matrices.shape[0]:
-        solve(matrices[i], vectors[i])
+        solve_by_rows(matrices[i], vectors[i])
 
 
 def normal_equations(

@@ -31,7 +31,7 @@ import numpy as np
 
 from .. import jit
 from ..jit import cuda
-from .photometry import solve
+from ..linalg.small import solve
 
 f32 = np.float32
 

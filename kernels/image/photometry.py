@@ -35,6 +35,7 @@ import numpy as np
 
 from .. import jit
 from ..declare import kernel
+from ..linalg.small import solve
 
 f32 = np.float32
 
@@ -149,28 +150,6 @@ def snr_state(smooth, sigma, floor_r, floor_s, by, bx):
     if smooth[0, by, bx] > noise * max(sigma[0, by, bx], floor_r):
         return 2
     return 1 if smooth[1, by, bx] > noise * max(sigma[1, by, bx], floor_s) else 0
-
-
-@jit.item
-def solve(normal, right):
-    """Solve a small symmetric positive system in place, by Cholesky's factors."""
-    n = right.shape[0]
-    for j in range(n):
-        for k in range(j):
-            normal[j, j] -= normal[j, k] * normal[j, k]
-        normal[j, j] = math.sqrt(max(normal[j, j], 1e-300))
-        for i in range(j + 1, n):
-            for k in range(j):
-                normal[i, j] -= normal[i, k] * normal[j, k]
-            normal[i, j] /= normal[j, j]
-    for i in range(n):
-        for k in range(i):
-            right[i] -= normal[i, k] * right[k]
-        right[i] /= normal[i, i]
-    for i in range(n - 1, -1, -1):
-        for k in range(i + 1, n):
-            right[i] -= normal[k, i] * right[k]
-        right[i] /= normal[i, i]
 
 
 class Units(NamedTuple):
