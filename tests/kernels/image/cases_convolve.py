@@ -1,68 +1,10 @@
-"""The rows of the image kernels in the table of cases."""
+"""Rows of `convolve` in the table of cases."""
 
 import numpy as np
 
-from fastdiff.kernels.image import convolve, photometry
+from fastdiff.kernels.image import convolve
 from tests.kernels.check_kernel import Case
-from tests.kernels.image.reference import convolve as convolve_twin
-from tests.kernels.image.reference import photometry as photometry_twin
-
-# ---------------------------------------------------------------- photometry
-
-
-def blocks_of_stars(rng, size):
-    """Sums over the blocks of four frames of size x size blocks, and their noise."""
-    shape = 4, size, size + 1
-    n_stars = size * size // 40
-    blocks = rng.normal(0, 4, (4, 3, *shape[1:])).astype(np.float32)
-    stars = np.zeros(shape)
-    stars[:, rng.integers(2, size - 2, n_stars), rng.integers(2, size - 2, n_stars)] = 3000.0
-    blocks[:, 0] += stars
-    blocks[:, 1] += 0.7 * np.roll(stars, 1, axis=2) + 0.3 * stars
-    blocks[:, 2] = rng.integers(0, 17, shape)
-    return blocks, rng.uniform(0.8, 1.2, (4, 2, *shape[1:])).astype(np.float32)
-
-
-def smooth_inputs(rng, size):
-    blocks, _ = blocks_of_stars(rng, size)
-    return {"blocks": blocks[:1], "wide": photometry_twin.widen(blocks[:1]).astype(np.float32)}
-
-
-def fit_inputs(rng, size):
-    blocks, sigma = blocks_of_stars(rng, size)
-    smooth = np.stack([photometry_twin.smooth(each) for each in blocks])
-    return {"smooth": smooth.astype(np.float32), "sigma": sigma}
-
-
-def fit_twin(smooth, sigma):
-    scale, n_used = zip(*map(photometry_twin.fit, smooth, *np.swapaxes(sigma, 0, 1)), strict=True)
-    return np.array(scale), np.array(n_used)
-
-
-PHOTOMETRY = [
-    Case(
-        photometry.widen,
-        photometry_twin.widen,
-        lambda rng, size: {"blocks": blocks_of_stars(rng, size)[0]},
-        (6, 40, 500),
-    ),
-    Case(
-        photometry.smooth,
-        lambda blocks, wide: [photometry_twin.smooth(each) for each in blocks],
-        smooth_inputs,
-        (photometry.SMALL_FRAME, 40, 1000),
-    ),
-    Case(
-        photometry.smooth,
-        lambda blocks, wide: [photometry_twin.smooth(each) for each in blocks],
-        smooth_inputs,
-        (6, 20, 30),
-        note="small",
-    ),
-    Case(photometry.fit, fit_twin, fit_inputs, (16, 40, 500), tolerance=1e-3),
-]
-
-# ---------------------------------------------------------------- convolution
+from tests.kernels.image.reference import convolve as twin
 
 
 def frame_and_blocks(rng, size):
@@ -81,7 +23,7 @@ def fill_inputs(rng, size):
 
 
 def fill_twin(image, bad):
-    return convolve_twin.fill_bad(np.nan_to_num(image), bad, convolve.FILL_REACH)
+    return twin.fill_bad(np.nan_to_num(image), bad, convolve.FILL_REACH)
 
 
 def mix_rows_inputs(rng, size):
@@ -103,7 +45,7 @@ def polynomial_inputs(rng, size):
 
 def polynomial_twin(image, kernels, origins, h, w):
     image = image[:, : -convolve.PADDING]
-    return convolve_twin.polynomial(image, kernels[..., :5], origins, (h, w))
+    return twin.polynomial(image, kernels[..., :5], origins, (h, w))
 
 
 def mix_inputs(rng, size):
@@ -122,14 +64,14 @@ def by_own_kernel_inputs(rng, size):
 
 def by_own_kernel_twin(image, kernels, origins, h, w):
     image = image[:, : -convolve.PADDING]
-    return convolve_twin.by_own_kernel(image, kernels[..., :5], origins, (h, w))
+    return twin.by_own_kernel(image, kernels[..., :5], origins, (h, w))
 
 
-CONVOLVE = [
+CASES = [
     Case(convolve.fill, fill_twin, fill_inputs, (9, 30, 1000)),
     Case(
         convolve.mix_rows,
-        lambda basis, powers, ny, n_powers: convolve_twin.mix_rows(basis, powers, ny),
+        lambda basis, powers, ny, n_powers: twin.mix_rows(basis, powers, ny),
         mix_rows_inputs,
         (4, 30, 4000),
     ),
@@ -137,9 +79,7 @@ CONVOLVE = [
     *(
         Case(
             convolve.mix,
-            lambda basis, coefficients, mode, change=change: convolve_twin.mix(
-                basis, coefficients, change
-            ),
+            lambda basis, coefficients, mode, change=change: twin.mix(basis, coefficients, change),
             lambda rng, size, mode=mode: mix_inputs(rng, size) | {"mode": mode},
             (4, 30, 4000),
             note=note,
@@ -152,5 +92,3 @@ CONVOLVE = [
     ),
     Case(convolve.by_own_kernel, by_own_kernel_twin, by_own_kernel_inputs, (6, 30, 200)),
 ]
-
-CASES = [*PHOTOMETRY, *CONVOLVE]
