@@ -60,7 +60,6 @@ EXCEPTIONS: dict[str, str] = {
 TESTED_THROUGH = {
     "kernels/jit.py": "tests/kernels/test_declare.py",
     "kernels/cube/ridge.py": "tests/kernels/cube/test_single.py",
-    "kernels/cube/fits.py": "tests/kernels/cube/test_single.py",
     "fastdiff/cubes": "tests/cubes/test_cpm.py",
     "fastdiff/models/onnxruntime.py": "tests/models/test_model.py",
 }
