@@ -72,20 +72,19 @@ def network_alone(folder: Path, name: str, quick: bool) -> dict[str, Any]:
     import onnxruntime
 
     import fastdiff
-    from fastdiff.kernels.image import match, tile
+    from fastdiff.kernels.image import blocks, match, measure, plan, tile
 
     refs, scis = np.load(folder / f"{name}.npy")
     meta = fastdiff.subtract_batch(refs, scis, threads=THREADS).meta
     model = fastdiff.load_model(meta["model"])
-    origins, shape = tile.plan_tiles(*scis.shape[1:])
+    origins, shape = plan.plan_tiles(*scis.shape[1:])
     if (shape, len(origins)) != (tuple(meta["tile"]), meta["n_tiles"]):
         raise RuntimeError(f"tiles {len(origins)} x {shape} are not those of subtract_batch")
     frames, tiles = (index.ravel() for index in np.indices((len(scis), len(origins))))
-    pixels = (refs, scis, None, None)
-    stats = tile.measure_tiles(*pixels, origins, shape, THREADS)
-    scale, _ = tile.photometric_scale(*pixels, origins, shape, stats, THREADS)
-    pairs = np.empty((len(frames), 2, *shape), np.float32)
-    tile.cut_tiles(*pixels, frames, tiles, origins, stats, scale, pairs, THREADS)
+    pixels, places = (refs, scis), plan.places_of(frames, tiles, origins)
+    stats = measure.measure_tiles(pixels, origins, shape, THREADS)
+    scale, _ = blocks.photometric_scale(pixels, origins, shape, stats, THREADS)
+    pairs = tile.cut_tiles(pixels, places, shape, stats, scale, THREADS)
     if model.metadata["fastdiff.normalisation"] == "tile-match-v1":
         pairs = match.match_psfs(pairs, THREADS)
 

@@ -20,30 +20,26 @@ SEED = 20_261_120
 
 def stages(folder: Path, quick: bool) -> dict[str, Any]:
     import fastdiff
-    from fastdiff.kernels.image import tile
+    from fastdiff.kernels.image import blocks, measure, plan, tile
 
     side = 512 if quick else 4096
     made = fastdiff.simulate.pairs(1, (side, side), seed=SEED, threads=THREADS)
-    pixels = (made.ref, made.sci, None, None)
-    origins, shape = tile.plan_tiles(side, side)
+    pixels = (made.ref, made.sci)
+    origins, shape = plan.plan_tiles(side, side)
     tiles = np.arange(len(origins))
-    frames = np.zeros_like(tiles)
-    stats = tile.measure_tiles(*pixels, origins, shape, THREADS)
-    scale, _ = tile.photometric_scale(*pixels, origins, shape, stats, THREADS)
+    places = plan.places_of(np.zeros_like(tiles), tiles, origins)
+    stats = measure.measure_tiles(pixels, origins, shape, THREADS)
+    scale, _ = blocks.photometric_scale(pixels, origins, shape, stats, THREADS)
     pairs = np.empty((len(tiles), 2, *shape), np.float32)
     outputs = np.zeros((len(tiles), 1, *shape), np.float32)
-    weights, sigma_d = tile.blend_weights(origins, shape), tile.tile_noise(stats, scale)
+    weights, sigma_d = plan.blend_weights(origins, shape), tile.tile_noise(stats, scale)
     image = np.empty_like(made.sci)
     calls = {
-        "measure": lambda: tile.measure_tiles(*pixels, origins, shape, THREADS),
-        "scale": lambda: tile.photometric_scale(*pixels, origins, shape, stats, THREADS),
-        "cut": lambda: tile.cut_tiles(
-            *pixels, frames, tiles, origins, stats, scale, pairs, THREADS
-        ),
-        "blank": lambda: tile.blank_image(*pixels, image, THREADS),
-        "stitch": lambda: tile.stitch_tiles(
-            outputs, frames, tiles, origins, weights, sigma_d, image, THREADS
-        ),
+        "measure": lambda: measure.measure_tiles(pixels, origins, shape, THREADS),
+        "scale": lambda: blocks.photometric_scale(pixels, origins, shape, stats, THREADS),
+        "cut": lambda: tile.cut_tiles(pixels, places, shape, stats, scale, THREADS, out=pairs),
+        "blank": lambda: tile.blank_image(pixels, image, THREADS),
+        "stitch": lambda: tile.stitch_tiles(outputs, places, weights, sigma_d, image, THREADS),
     }
     both = made.ref.nbytes + made.sci.nbytes
     must_move = {

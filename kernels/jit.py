@@ -223,6 +223,11 @@ def on_cpu(array: Any) -> bool:
     return isinstance(array, np.ndarray)
 
 
+def to_host(array: Any) -> Any:
+    """An array of NumPy or CuPy in the memory of the CPU."""
+    return array if on_cpu(array) else array.get()
+
+
 def launch(kernel: CudaKernel, n_items: int, *args: Any) -> None:
     """Launch a kernel with one thread for each of `n_items`, on CuPy's current stream."""
     if n_items:

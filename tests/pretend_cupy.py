@@ -118,6 +118,12 @@ def _method(name):
     return call
 
 
+def _sort(self, axis=-1):
+    """In place; CuPy's takes no kind."""
+    self._values.sort(axis=axis)
+
+
+ndarray.sort = _sort
 for _name in ("dtype", "ndim", "shape", "size"):
     setattr(ndarray, _name, _attribute(_name))
 for _name in (

@@ -47,7 +47,7 @@ def ordered_map(
     if threads <= 1:
         yield from map(call, items)
         return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastdiff")
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="fastdiff-ordered")
     ahead: collections.deque[Future[Any]] = collections.deque()
     try:
         for item in items:

@@ -16,7 +16,7 @@ METHODS = {
     "zogy": "fastdiff.difference.zogy.method",
 }
 
-ON_GPU = ("psf-match", "zogy")
+ON_GPU = ("transinet", "psf-match", "zogy")
 """Methods that take arrays on a GPU."""
 
 

@@ -334,9 +334,12 @@ class _Fit:
         self, stamps: _Stamps, weight: NDArray[np.float32]
     ) -> tuple[NDArray[np.float64], ...]:
         """Normal matrix, right-hand side and weighted square of the target, of each stamp."""
+        basis = self.basis
+        functions = gram.Functions(
+            basis.turned, basis.products, basis.sums.astype(np.float32), basis.carrier
+        )
         made = gram.normal_equations(
-            self.pair.bordered, self.target.data, weight, stamps.origins, self.basis.turned,
-            self.basis.products, self.basis.sums.astype(np.float32), self.basis.carrier,
+            self.pair.bordered, self.target.data, weight, stamps.origins, functions,
             self.pair.threads,
         )  # fmt: skip
         return tuple(arrays.on_host(each) for each in made)

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 from fastdiff.core.stats import SIGMA_PER_MAD
-from fastdiff.kernels.image import tile
+from fastdiff.kernels.image.measure import MIN_SAMPLES
+from fastdiff.kernels.image.plan import plan_tiles
 
 from .basis import powers_up_to, terms_at
 from .grid import BlockGrid, hats
@@ -64,12 +65,12 @@ def calibrate(
     # No division by zero where images have no noise.
     variance += np.float32(1e-6 * np.mean(some[good] ** 2, dtype=np.float64) + 1e-30)
     pulls = some / np.sqrt(arrays.on_host(variance[::2, ::2]))
-    origins, (h, w) = tile.plan_tiles(ny, nx)
+    origins, (h, w) = plan_tiles(ny, nx)
     factors = np.full(len(origins), np.nan)
     for k, (y, x) in enumerate(origins // 2):
         part = np.s_[y : y + h // 2, x : x + w // 2]
         values = pulls[part][good[part]]
-        if len(values) >= tile.MIN_SAMPLES:
+        if len(values) >= MIN_SAMPLES:
             # Between the quantiles of 1 sigma on either side: sources are taken off already.
             low, high = np.quantile(values, (0.158655, 0.841345))
             factors[k] = ((high - low) / 2) ** 2

@@ -40,7 +40,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import jit
-from ..jit import cuda
+from ..declare import kernel
 
 f32 = np.float32
 
@@ -146,129 +146,85 @@ def filled(image, bad, y, x):
     return total / weights if weights > f32(0) else f32(0)
 
 
-# ---------------------------------------------------------------- CPU
+# ---------------------------------------------------------------- kernels
 
 
-@jit.cpu_loop
-def blocks_cpu(start, stop, image, basis, coefficients, origins, mode, out):
-    """Item: one block. It may reach beyond the frame: what there is of it is computed."""
-    size, width = basis.shape[1], basis.shape[2]
-    h, w = out.shape[1], out.shape[2]
-    kernel, row = np.empty((size, width), np.float32), np.empty(w, np.float32)
-    for block in range(start, stop):
-        for j in range(size):
-            for i in range(width):
-                kernel[j, i] = mixed(basis, coefficients[block], j, i, mode)
-        y0, x0 = origins[block, 0], origins[block, 1]
-        n_y, n_x = inside(image, size, y0, x0, h, w)
-        out[block] = f32(0)
-        for y in range(n_y):
-            convolved(image, kernel, y0 + y, x0, row, 0, n_x)
-            for x in range(np.uintp(n_x)):
-                out[block, y, x] = row[x]
+@kernel(over="ny, nx", image="inout float32 (ny, nx)", bad="bool (ny, nx)")
+def fill(y, first, last, image, bad):
+    """Only bad pixels are written and only good ones are read."""
+    for x in range(first, last):
+        if bad[y, x]:
+            image[y, x] = filled(image, bad, y, x)
 
 
-@jit.cpu_loop
-def mix_rows_cpu(start, stop, basis, powers, kernels):
-    """Item: one row of the frame; kernels (ny, n_powers, pixels)."""
-    ny, n_powers, pixels = kernels.shape
-    for y in range(start, stop):
-        for power in range(n_powers):
-            mix_row(basis, powers, power, along(y, ny), kernels[y, power], 0, pixels)
+@kernel(
+    over="ny, n_powers, pixels",
+    basis="float32 (n_basis, pixels)",
+    powers="int64 (n_basis, 2)",
+    kernels="out float32 (ny, n_powers, pixels)",
+)
+def mix_rows(y, power, first, last, basis, powers, kernels):
+    """Kernel of a power of u in a row of the frame."""
+    v = along(y, kernels.shape[0])
+    mix_row(basis, powers, power, v, kernels[y, power], first, last)
 
 
-@jit.cpu_loop
-def polynomial_cpu(start, stop, image, kernels, origins, out):
-    """Item: one block. It may reach beyond the frame: what there is of it is computed."""
+@kernel(
+    over="n, h, w",
+    image="float32 (rows, columns)",
+    kernels="float32 (ny, n_powers, size, width)",
+    origins="int64 (n, 2)",
+    out="out float32 (n, h, w)",
+    scratch={"row": "float32 (w)"},
+)
+def polynomial(block, y, first, last, image, kernels, origins, out, row):
+    """A row of a block, which may reach beyond the frame: what there is of it is computed."""
     n_powers, size = kernels.shape[1], kernels.shape[2]
-    h, w = out.shape[1], out.shape[2]
     nx = image.shape[1] - PADDING - size + 1
-    row, total = np.empty(w, np.float32), np.empty(w, np.float32)
-    for block in range(start, stop):
-        y0, x0 = origins[block, 0], origins[block, 1]
-        n_y, n_x = inside(image, size, y0, x0, h, w)
-        out[block] = f32(0)
-        for y in range(n_y):
-            total[:] = f32(0)
-            for power in range(n_powers):
-                convolved(image, kernels[y0 + y, power], y0 + y, x0, row, 0, n_x)
-                add_power(row, power, x0, nx, total, 0, n_x)
-            for x in range(np.uintp(n_x)):
-                out[block, y, x] = total[x]
+    y0, x0 = origins[block, 0], origins[block, 1]
+    n_y, n_x = inside(image, size, y0, x0, out.shape[1], out.shape[2])
+    total = out[block, y]
+    for x in range(np.uintp(first), np.uintp(last)):
+        total[x] = f32(0)
+    if y < n_y:
+        end = min(last, n_x)
+        for power in range(n_powers):
+            convolved(image, kernels[y0 + y, power], y0 + y, x0, row, first, end)
+            add_power(row, power, x0, nx, total, first, end)
 
 
-@jit.cpu_loop
-def fill_cpu(start, stop, image, bad):
-    """Item: one row. Only bad pixels are written and only good ones are read."""
-    for y in range(start, stop):
-        for x in range(image.shape[1]):
-            if bad[y, x]:
-                image[y, x] = filled(image, bad, y, x)
-
-
-# ---------------------------------------------------------------- CUDA
-
-
-@jit.cuda_kernel
-def mix_cuda(basis, coefficients, mode, kernels):
-    """Thread: one pixel of the kernel of a block; kernels (n_blocks, size, width)."""
-    n, size, width = kernels.shape
-    item = cuda.grid(1)
-    block, j, i = item // (size * width), item // width % size, item % width
-    if block < n:
+@kernel(
+    over="n, size, width",
+    basis="float32 (n_basis, size, width)",
+    coefficients="float32 (n, n_basis)",
+    mode="int64",
+    kernels="out float32 (n, size, width)",
+)
+def mix(block, j, first, last, basis, coefficients, mode, kernels):
+    """Kernel of each block."""
+    for i in range(first, last):
         kernels[block, j, i] = mixed(basis, coefficients[block], j, i, mode)
 
 
-@jit.cuda_kernel
-def mix_rows_cuda(basis, powers, kernels):
-    """Thread: one pixel of the kernel of a power in a row; kernels (ny, n_powers, pixels)."""
-    ny, n_powers, pixels = kernels.shape
-    item = cuda.grid(1)
-    i, power, y = item % pixels, item // pixels % n_powers, item // (pixels * n_powers)
-    if y < ny:
-        mix_row(basis, powers, power, along(y, ny), kernels[y, power], i, i + 1)
+@kernel(
+    over="n, h, w",
+    image="float32 (rows, columns)",
+    kernels="float32 (n, size, width)",
+    origins="int64 (n, 2)",
+    out="out float32 (n, h, w)",
+)
+def by_own_kernel(block, y, first, last, image, kernels, origins, out):
+    """A row of a block, which may reach beyond the frame: what there is of it is computed."""
+    y0, x0 = origins[block, 0], origins[block, 1]
+    n_y, n_x = inside(image, kernels.shape[1], y0, x0, out.shape[1], out.shape[2])
+    row = out[block, y]
+    for x in range(np.uintp(first), np.uintp(last)):
+        row[x] = f32(0)
+    if y < n_y:
+        convolved(image, kernels[block], y0 + y, x0, row, first, min(last, n_x))
 
 
-@jit.cuda_kernel
-def blocks_cuda(image, kernels, origins, out):
-    """Thread: one pixel of a block."""
-    n, h, w = out.shape
-    size = kernels.shape[1]
-    item = cuda.grid(1)
-    block, y, x = item // (h * w), item // w % h, item % w
-    if block < n:
-        y0, x0 = origins[block, 0], origins[block, 1]
-        out[block, y, x] = f32(0)
-        n_y, n_x = inside(image, size, y0, x0, h, w)
-        if y < n_y and x < n_x:
-            convolved(image, kernels[block], y0 + y, x0, out[block, y], x, x + 1)
-
-
-@jit.cuda_kernel
-def polynomial_cuda(image, kernels, origins, row, out):
-    """Thread: one pixel of a block; `row` is scratch of the shape of `out`."""
-    n, h, w = out.shape
-    ny, n_powers, size = kernels.shape[0], kernels.shape[1], kernels.shape[2]
-    nx = image.shape[1] - PADDING - size + 1
-    item = cuda.grid(1)
-    block, y, x = item // (h * w), item // w % h, item % w
-    if block < n:
-        y0, x0 = origins[block, 0], origins[block, 1]
-        out[block, y, x] = f32(0)
-        if y0 + y < ny and x0 + x < nx:
-            for power in range(n_powers):
-                kernel = kernels[y0 + y, power]
-                convolved(image, kernel, y0 + y, x0, row[block, y], x, x + 1)
-                add_power(row[block, y], power, x0, nx, out[block, y], x, x + 1)
-
-
-@jit.cuda_kernel
-def fill_cuda(image, bad):
-    """Thread: one pixel."""
-    item = cuda.grid(1)
-    y, x = item // image.shape[1], item % image.shape[1]
-    if y < image.shape[0] and bad[y, x]:
-        image[y, x] = filled(image, bad, y, x)
+# ---------------------------------------------------------------- entry points
 
 
 def with_border(image: np.ndarray, r: int, value: float = 0.0) -> np.ndarray:
@@ -303,10 +259,7 @@ def fill_bad(image: np.ndarray, bad: np.ndarray, threads: int | None = None) -> 
     -------
     image : ndarray
     """
-    if jit.on_cpu(image):
-        jit.run(fill_cpu, len(image), threads, image, bad)
-    else:
-        jit.launch(fill_cuda, image.size, image, bad)
+    fill(image, bad, threads=threads)
     return image
 
 
@@ -333,11 +286,7 @@ def row_kernels(
     powers = np.array(powers, np.int64)
     flat = basis.reshape(len(basis), -1)
     kernels = np.empty_like(basis, shape=(ny, int(powers[:, 0].max()) + 1, flat.shape[1]))
-    if jit.on_cpu(basis):
-        jit.run(mix_rows_cpu, ny, threads, flat, powers, kernels)
-    else:
-        powers = np.asarray(powers, like=basis)
-        jit.launch(mix_rows_cuda, kernels.size, flat, powers, kernels)
+    mix_rows(flat, np.asarray(powers, like=basis), kernels, threads=threads)
     return kernels.reshape(*kernels.shape[:2], *basis.shape[1:])
 
 
@@ -368,11 +317,7 @@ def convolve_polynomial(
     ndarray of float32, (n_blocks, h, w)
     """
     out = np.empty_like(image, shape=(len(origins), *shape))
-    if jit.on_cpu(image):
-        jit.run(polynomial_cpu, len(origins), threads, image, kernels, origins, out)
-    else:
-        origins, row = np.asarray(origins, like=image), np.empty_like(out)
-        jit.launch(polynomial_cuda, out.size, image, kernels, origins, row, out)
+    polynomial(image, kernels, np.asarray(origins, like=image), out, threads=threads)
     return out
 
 
@@ -403,14 +348,11 @@ def convolve_blocks(
     ndarray of float32, (n_blocks, h, w)
     """
     coefficients = np.ascontiguousarray(coefficients, np.float32)
+    basis, coefficients, origins = (
+        np.asarray(each, like=image) for each in (basis, coefficients, origins)
+    )
+    kernels = np.empty_like(image, shape=(len(origins), *basis.shape[1:]))
+    mix(basis, coefficients, mode, kernels, threads=threads)
     out = np.empty_like(image, shape=(len(origins), *shape))
-    if jit.on_cpu(image):
-        jit.run(blocks_cpu, len(origins), threads, image, basis, coefficients, origins, mode, out)
-    else:
-        basis, coefficients, origins = (
-            np.asarray(each, like=image) for each in (basis, coefficients, origins)
-        )
-        kernels = np.empty_like(image, shape=(len(origins), *basis.shape[1:]))
-        jit.launch(mix_cuda, kernels.size, basis, coefficients, mode, kernels)
-        jit.launch(blocks_cuda, out.size, image, kernels, origins, out)
+    by_own_kernel(image, kernels, origins, out, threads=threads)
     return out

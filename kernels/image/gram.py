@@ -20,10 +20,12 @@ round for a convolution.)
 
 Shapes: image (ny + 2 r, nx + 2 r + 3) float32 with the border of `convolve.with_border`, r half of
 the kernels' size; target (ny, nx) and weight (n, h, w) float32; origins (n, 2) int64 of (y0, x0),
-windows inside of the frame; taps (n_taps, size) float32, size a multiple of `GROUP`, padded with
-zeros; products (n_basis, 2) int64 of (down, across), sorted by the second; shares (n_basis)
-float32; normal (n, m, m), right (n, m), square (n) float64, m = n_basis + 1. Products are float32,
-sums of more than some hundred of them float64.
+windows inside of the frame; `Functions`; normal (n, m, m), right (n, m), square (n) float64,
+m = n_basis + 1. Products are float32, sums of more than some hundred of them float64.
+
+On a CPU one stamp after another is filtered and summed, in scratch memory that stays in the cache
+(`gram_cpu`). On a GPU every step is done for many stamps at once: `filter_across`, `filter_down`,
+`take_off_carrier`, `sum_products`.
 
 Arrays of CuPy are worked on where they lie, on its current stream, and the results are CuPy's too;
 what is small (origins, taps, products, shares) may come as NumPy's.
@@ -36,11 +38,12 @@ Source: Alard & Lupton 1998 (ApJ 503, 325), Alard 2000 (A&AS 144, 363), eqs. 2 t
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import jit
-from ..jit import cuda
+from ..declare import kernel
 from ..linalg.small import solve_by_rows
 
 f32 = np.float32
@@ -51,6 +54,21 @@ CHUNK = 256
 """Pixels that are summed in float32."""
 AT_A_TIME = 1 << 28
 """Pixels of filtered stamps, float32, that a GPU holds at a time."""
+DOWN, ACROSS = range(2)
+"""Columns of `Functions.products`."""
+
+
+class Functions(NamedTuple):
+    """Basis kernels: each the product of two rows of taps, less its share of the carrier."""
+
+    taps: np.ndarray
+    """(n_taps, size) float32; size is a multiple of `GROUP`, filled up with zeros."""
+    products: np.ndarray
+    """(n_basis, 2) int64: which taps run `DOWN` and which `ACROSS`, sorted by the latter."""
+    shares: np.ndarray
+    """(n_basis,) float32: how much of the carrier is taken off, 0 for the carrier itself."""
+    carrier: int
+    """Index of the carrier."""
 
 
 # ---------------------------------------------------------------- items
@@ -112,6 +130,17 @@ def dots(a, b, c0, c1, c2, c3):
 
 
 @jit.item
+def row_of_entry(planes, target, weight, first, k, j):
+    """What a row of pixels, which begins at `first`, adds to entry (k, j) of the equations."""
+    m, part = planes.shape[0], f32(0)
+    for x in range(weight.shape[0]):
+        left = planes[k, first + x] if k < m else target[x]
+        right = planes[j, first + x] if j < m else target[x]
+        part += weight[x] * left * right
+    return part
+
+
+@jit.item
 def row_of_products(normal_row, left, right, out, first, last):
     """``out += left right normal_row``: functions first <= j < last of one pair of terms."""
     product = left * right
@@ -123,11 +152,9 @@ def row_of_products(normal_row, left, right, out, first, last):
 
 
 @jit.cpu_loop
-def gram_cpu(
-    start, stop, image, target, weight, origins, taps, products, shares, carrier, normal, right,
-    square,
-):  # fmt: skip
+def gram_cpu(start, stop, image, target, weight, origins, functions, normal, right, square):
     """Item: one stamp."""
+    taps, products, shares, carrier = functions
     h, w, size = weight.shape[1], weight.shape[2], taps.shape[1]
     m = len(products) + 1
     rows = h + size - 1
@@ -146,11 +173,11 @@ def gram_cpu(
         across[inside * w :] = f32(0)
         made = -1
         for k in range(m - 1):
-            if products[k, 1] != made:
-                made = products[k, 1]
+            if products[k, ACROSS] != made:
+                made = products[k, ACROSS]
                 for y in range(inside):
                     filtered(image[y0 + y, x0:], taps[made], 1, across[y * w :], 0, w)
-            filtered(across, taps[products[k, 0]], w, planes[k], 0, h * w)
+            filtered(across, taps[products[k, DOWN]], w, planes[k], 0, h * w)
         for k in range(m - 1):
             take_off(planes[k], shares[k], planes[carrier], 0, h * w)
         for k in range(0, m, 2):
@@ -204,103 +231,91 @@ def solve_cpu(start, stop, matrices, vectors):
         solve_by_rows(matrices[i], vectors[i])
 
 
-# ---------------------------------------------------------------- CUDA
+# ---------------------------------------------------------------- GPU
+# Planes are laid out as on the CPU, those of all stamps at once.
 
 
-# Planes are laid out as on the CPU, those of all stamps at once: across (n, n_taps, rows * w),
-# planes (n, m, h * w).
+@kernel(
+    over="n, n_taps, rows, w",
+    image="float32 (image_rows, columns)",
+    origins="int64 (n, 2)",
+    taps="float32 (n_taps, size)",
+    across="out float32 (n, n_taps, rows, w)",
+)
+def filter_across(stamp, k, y, first, last, image, origins, taps, across):
+    """A row of a stamp, filtered by one of the taps; 0 beyond the border of the image."""
+    y0, x0 = origins[stamp, 0] + y, origins[stamp, 1]
+    if y0 < image.shape[0]:
+        filtered(image[y0, x0:], taps[k], 1, across[stamp, k, y], first, last)
+    else:
+        for x in range(first, last):
+            across[stamp, k, y, x] = f32(0)
 
 
-@jit.cuda_kernel
-def across_cuda(image, origins, taps, w, across):
-    """Thread: one pixel of the rows of a stamp, filtered by one of the taps."""
-    n, n_taps, pixels = across.shape
-    item = cuda.grid(1)
-    i, k, stamp = item % pixels, item // pixels % n_taps, item // (pixels * n_taps)
-    if stamp < n:
-        y0, x0, y, x = origins[stamp, 0], origins[stamp, 1], i // w, i % w
-        across[stamp, k, i] = f32(0)
-        if y0 + y < image.shape[0]:
-            filtered(image[y0 + y, x0:], taps[k], 1, across[stamp, k, y * w :], x, x + 1)
-
-
-@jit.cuda_kernel
-def down_cuda(across, taps, products, w, planes):
-    """Thread: one pixel of one function of a stamp."""
-    n, m, pixels = planes.shape
-    item = cuda.grid(1)
-    i, k, stamp = item % pixels, item // pixels % m, item // (pixels * m)
-    if stamp < n:
-        if k == m - 1:
+@kernel(
+    over="n, m, pixels",
+    across="float32 (n, n_taps, across_pixels)",
+    taps="float32 (n_taps, size)",
+    products="int64 (n_basis, 2)",
+    w="int64",
+    planes="out float32 (n, m, pixels)",
+)
+def filter_down(stamp, k, first, last, across, taps, products, w, planes):
+    """One function of a stamp; the last one is the constant."""
+    if k < products.shape[0]:
+        rows = across[stamp, products[k, ACROSS]]
+        filtered(rows, taps[products[k, DOWN]], w, planes[stamp, k], first, last)
+    else:
+        for i in range(first, last):
             planes[stamp, k, i] = f32(1)
-        else:
-            rows = across[stamp, products[k, 1]]
-            filtered(rows, taps[products[k, 0]], w, planes[stamp, k], i, i + 1)
 
 
-@jit.cuda_kernel
-def take_off_cuda(planes, shares, carrier):
-    """Thread: one pixel of one function of a stamp, but for the carrier's."""
-    n, m, pixels = planes.shape
-    item = cuda.grid(1)
-    i, k, stamp = item % pixels, item // pixels % m, item // (pixels * m)
-    if stamp < n and k < m - 1 and k != carrier:
-        take_off(planes[stamp, k], shares[k], planes[stamp, carrier], i, i + 1)
+@kernel(
+    over="n, n_basis, pixels",
+    planes="inout float32 (n, m, pixels)",
+    shares="float32 (n_basis)",
+    carrier="int64",
+)
+def take_off_carrier(stamp, k, first, last, planes, shares, carrier):
+    """Take the carrier's share off one function of a stamp; the carrier is only read."""
+    if k != carrier:
+        take_off(planes[stamp, k], shares[k], planes[stamp, carrier], first, last)
 
 
-@jit.cuda_kernel
-def gram_cuda(planes, target, weight, origins, normal, right, square):
-    """Thread: one entry of the equations of a stamp; function m stands for the target."""
-    n, h, w = weight.shape
+@kernel(
+    over="n, m + 1, m + 1",
+    planes="float32 (n, m, pixels)",
+    target="float32 (ny, nx)",
+    weight="float32 (n, h, w)",
+    origins="int64 (n, 2)",
+    normal="out float64 (n, m, m)",
+    right="out float64 (n, m)",
+    square="out float64 (n)",
+)
+def sum_products(stamp, k, j, planes, target, weight, origins, normal, right, square):
+    """One entry of the equations of a stamp; function m stands for the target.
+
+    `gram_cpu` makes sums for several functions at once, because each number that is read then
+    serves eight sums. Here a thread makes a single sum, a row of pixels at a time.
+    """
     m = planes.shape[1]
-    item = cuda.grid(1)
-    j, k, stamp = item % (m + 1), item // (m + 1) % (m + 1), item // ((m + 1) * (m + 1))
-    if stamp < n and j <= k:
-        y0, x0 = origins[stamp, 0], origins[stamp, 1]
-        total = 0.0
-        for y in range(h):
-            part = f32(0)
-            for x in range(w):
-                wanted = target[y0 + y, x0 + x]
-                first = planes[stamp, k, y * w + x] if k < m else wanted
-                second = planes[stamp, j, y * w + x] if j < m else wanted
-                part += weight[stamp, y, x] * first * second
-            total += part
-        if j == m:
-            square[stamp] = total
-        elif k == m:
-            right[stamp, j] = total
-        else:
-            normal[stamp, k, j] = normal[stamp, j, k] = total
+    if j > k:
+        return
+    total = 0.0
+    for y in range(weight.shape[1]):
+        total += row_of_entry(
+            planes[stamp], target[origins[stamp, 0] + y, origins[stamp, 1] :], weight[stamp, y],
+            y * weight.shape[2], k, j,
+        )  # fmt: skip
+    if j == m:
+        square[stamp] = total
+    elif k == m:
+        right[stamp, j] = total
+    else:
+        normal[stamp, k, j] = normal[stamp, j, k] = total
 
 
-@jit.cuda_kernel
-def combine_cuda(normal, right, terms, offsets, matrix, vector):
-    """Thread: a pair of functions; the entries of all of their terms."""
-    m = right.shape[1]
-    item = cuda.grid(1)
-    k, j = item // m, item % m
-    if k < m and j <= k:
-        for a in range(offsets[k], offsets[k + 1]):
-            for b in range(offsets[j], offsets[j + 1]):
-                matrix[a, b] = 0.0
-                for stamp in range(right.shape[0]):
-                    row_of_products(
-                        normal[stamp, k, j : j + 1], terms[stamp, a - offsets[k]],
-                        terms[stamp, b - offsets[j]], matrix[a, b : b + 1], 0, 1,
-                    )  # fmt: skip
-            if j == k:
-                vector[a] = 0.0
-                for stamp in range(right.shape[0]):
-                    vector[a] += terms[stamp, a - offsets[k]] * right[stamp, k]
-
-
-@jit.cuda_kernel
-def solve_cuda(matrices, vectors):
-    """Thread: one system, solved in place."""
-    i = cuda.grid(1)
-    if i < matrices.shape[0]:
-        solve_by_rows(matrices[i], vectors[i])
+# ---------------------------------------------------------------- entry points
 
 
 def normal_equations(
@@ -308,10 +323,7 @@ def normal_equations(
     target: np.ndarray,
     weight: np.ndarray,
     origins: np.ndarray,
-    taps: np.ndarray,
-    products: np.ndarray,
-    shares: np.ndarray,
-    carrier: int,
+    functions: Functions,
     threads: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Normal equations of every stamp.
@@ -326,14 +338,8 @@ def normal_equations(
         Inverse variance of each pixel of the stamps, 0 at bad ones.
     origins : ndarray of int64, (n, 2)
         First row and column of each stamp.
-    taps : ndarray of float32, (n_taps, width)
-        Of 2 r + 1 pixels, with zeros to a multiple of `GROUP`.
-    products : ndarray of int64, (n_basis, 2)
-        Taps down and across of each basis kernel.
-    shares : ndarray of float32, (n_basis,)
-        How much of the carrier is taken off each basis kernel, 0 for itself.
-    carrier : int
-        Index of the carrier.
+    functions : Functions
+        Basis kernels of 2 r + 1 pixels.
     threads : int, optional
         CPU threads; all cores by default.
 
@@ -344,34 +350,32 @@ def normal_equations(
     right : ndarray of float64, (n, m)
     square : ndarray of float64, (n,)
     """
-    n, m = len(origins), len(products) + 1
+    n, m = len(origins), len(functions.products) + 1
     normal, right, square = (
         np.zeros_like(image, np.float64, shape=shape) for shape in ((n, m, m), (n, m), (n,))
     )
     if jit.on_cpu(image):
-        jit.run(
-            gram_cpu, n, threads,
-            image, target, weight, origins, taps, products, shares, carrier, normal, right, square,
-        )  # fmt: skip
+        arguments = image, target, weight, origins, functions, normal, right, square
+        jit.run(gram_cpu, n, threads, *arguments)
         return normal, right, square
     origins, taps, products, shares = (
-        np.asarray(each, like=image) for each in (origins, taps, products, shares)
+        np.asarray(each, like=image) for each in (origins, *functions[:3])
     )
     (_, h, w), (n_taps, size) = weight.shape, taps.shape
-    shapes = (n_taps, (h + size - 1) * w), (m, h * w)
+    shapes = (n_taps, h + size - 1, w), (m, h * w)
     step = max(1, AT_A_TIME // sum(math.prod(shape) for shape in shapes))
     for first in range(0, n, step):
         part = slice(first, min(first + step, n))
         across, planes = (
             np.empty_like(image, shape=(part.stop - first, *shape)) for shape in shapes
         )
-        jit.launch(across_cuda, across.size, image, origins[part], taps, w, across)
-        jit.launch(down_cuda, planes.size, across, taps, products, w, planes)
-        jit.launch(take_off_cuda, planes.size, planes, shares, carrier)
-        jit.launch(
-            gram_cuda, len(planes) * (m + 1) ** 2,
-            planes, target, weight[part], origins[part], normal[part], right[part], square[part],
-        )  # fmt: skip
+        filter_across(image, origins[part], taps, across)
+        flat = across.reshape(*across.shape[:2], -1)
+        filter_down(flat, taps, products, w, planes)
+        take_off_carrier(planes, shares, functions.carrier)
+        sum_products(
+            planes, target, weight[part], origins[part], normal[part], right[part], square[part]
+        )
     return normal, right, square
 
 

@@ -29,11 +29,12 @@ over all; blocks are 1/16 of the pixels.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import jit
-from ..jit import cuda
+from ..declare import kernel
 from ..linalg.small import solve
 
 f32 = np.float32
@@ -77,45 +78,60 @@ _TAPS = (f32(1 / 16), f32(4 / 16), f32(6 / 16), f32(4 / 16), f32(1 / 16))
 
 
 @jit.item
-def widen_block(blocks, channel, by, bx):
-    """Sum along the row over `SURROUNDINGS` blocks each way."""
-    total = f32(0)
-    for x in range(max(0, bx - SURROUNDINGS), min(blocks.shape[2], bx + SURROUNDINGS + 1)):
-        total += blocks[channel, by, x]
-    return total
-
-
-@jit.item
 def is_large(n_y, n_x):
     """Whether the mean over the surroundings is taken off."""
     return min(n_y, n_x) >= SMALL_FRAME
 
 
-@jit.item
-def smooth_block(blocks, wide, by, bx):
-    """(ref, sci, share of good pixels) under the kernel centred on a block.
+@kernel(
+    over="n, 3, n_y, n_x", blocks="float32 (n, 3, n_y, n_x)", wide="out float32 (n, 3, n_y, n_x)"
+)
+def widen(frame, channel, by, first, last, blocks, wide):
+    """Sums along the row over `SURROUNDINGS` blocks each way."""
+    row = blocks[frame, channel, by]
+    for bx in range(first, last):
+        total = f32(0)
+        for x in range(max(0, bx - SURROUNDINGS), min(row.size, bx + SURROUNDINGS + 1)):
+            total += row[x]
+        wide[frame, channel, by, bx] = total
+
+
+@kernel(
+    over="n, n_y, n_x",
+    blocks="float32 (n, 3, n_y, n_x)",
+    wide="float32 (n, 3, n_y, n_x)",
+    smooth="out float32 (n, 3, n_y, n_x)",
+)
+def smooth(frame, by, first, last, blocks, wide, smooth):
+    """Ref, sci and the share of good pixels under the kernel centred on each block.
 
     ref and sci are means of a pixel, less the mean over `SURROUNDINGS` in a large frame, for
-    which `wide` holds what `widen_block` gives.
+    which `wide` holds what `widen` gives.
     """
-    n_y, n_x = blocks.shape[1], blocks.shape[2]
-    sum_r, sum_s, pixels = f32(0), f32(0), f32(0)
-    for y in range(max(0, by - 2), min(n_y, by + 3)):
-        for x in range(max(0, bx - 2), min(n_x, bx + 3)):
-            weight = _TAPS[y - by + 2] * _TAPS[x - bx + 2]
-            sum_r += weight * blocks[0, y, x]
-            sum_s += weight * blocks[1, y, x]
-            pixels += weight * blocks[2, y, x]
-    safe, share = max(pixels, f32(1e-6)), pixels * f32(1 / BLOCK**2)
-    if not is_large(n_y, n_x):
-        return sum_r / safe, sum_s / safe, share
-    wide_r, wide_s, wide_pixels = f32(0), f32(0), f32(0)
-    for y in range(max(0, by - SURROUNDINGS), min(n_y, by + SURROUNDINGS + 1)):
-        wide_r += wide[0, y, bx]
-        wide_s += wide[1, y, bx]
-        wide_pixels += wide[2, y, bx]
-    wide_pixels = max(wide_pixels, f32(1e-6))
-    return sum_r / safe - wide_r / wide_pixels, sum_s / safe - wide_s / wide_pixels, share
+    own, sums = blocks[frame], wide[frame]
+    n_y, n_x = own.shape[1], own.shape[2]
+    for bx in range(first, last):
+        sum_r, sum_s, pixels = f32(0), f32(0), f32(0)
+        for y in range(max(0, by - 2), min(n_y, by + 3)):
+            for x in range(max(0, bx - 2), min(n_x, bx + 3)):
+                weight = _TAPS[y - by + 2] * _TAPS[x - bx + 2]
+                sum_r += weight * own[0, y, x]
+                sum_s += weight * own[1, y, x]
+                pixels += weight * own[2, y, x]
+        safe = max(pixels, f32(1e-6))
+        if not is_large(n_y, n_x):
+            r, s = sum_r / safe, sum_s / safe
+        else:
+            wide_r, wide_s, wide_pixels = f32(0), f32(0), f32(0)
+            for y in range(max(0, by - SURROUNDINGS), min(n_y, by + SURROUNDINGS + 1)):
+                wide_r += sums[0, y, bx]
+                wide_s += sums[1, y, bx]
+                wide_pixels += sums[2, y, bx]
+            wide_pixels = max(wide_pixels, f32(1e-6))
+            r, s = sum_r / safe - wide_r / wide_pixels, sum_s / safe - wide_s / wide_pixels
+        smooth[frame, 0, by, bx] = r
+        smooth[frame, 1, by, bx] = s
+        smooth[frame, 2, by, bx] = pixels * f32(1 / BLOCK**2)
 
 
 @jit.item
@@ -136,11 +152,19 @@ def snr_state(smooth, sigma, floor_r, floor_s, by, bx):
     return 1 if smooth[1, by, bx] > noise * max(sigma[1, by, bx], floor_s) else 0
 
 
+class Units(NamedTuple):
+    """Mean noise of ref and sci, and the least noise that counts in each."""
+
+    ref: float
+    sci: float
+    floor_ref: float
+    floor_sci: float
+
+
 @jit.item
-def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
-    """(scale, blocks used) of one frame; the other arguments are scratch."""
+def units_of(smooth, sigma):
+    """`Units` of a frame: in them the result does not depend on what the images are given in."""
     n_y, n_x = smooth.shape[1], smooth.shape[2]
-    # in units of the noise of each image, so that the result does not depend on their units
     unit_r, unit_s, mean_r, mean_s = 0.0, 0.0, 0.0, 0.0
     for by in range(n_y):
         for bx in range(n_x):
@@ -150,37 +174,76 @@ def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
             mean_s += abs(float(smooth[1, by, bx]))
     n = n_y * n_x
     floor_r, floor_s = max(LEAST_NOISE * mean_r / n, TINY), max(LEAST_NOISE * mean_s / n, TINY)
-    unit_r, unit_s = max(unit_r / n, floor_r), max(unit_s / n, floor_s)
+    return Units(max(unit_r / n, floor_r), max(unit_s / n, floor_s), floor_r, floor_s)
+
+
+@jit.item
+def median_ratio(smooth, sigma, units, histogram):
+    """Weighted median of sci/ref over the sources in ref, and blocks used; (0, 0) for no scale."""
     n_used, n_seen, total = 0, 0, 0.0
     for k in range(BINS):
         histogram[k] = 0.0
     low, width = math.log(SCALE_LIMITS[0]), math.log(SCALE_LIMITS[1] / SCALE_LIMITS[0]) / BINS
-    for by in range(1, n_y - 1):
-        for bx in range(1, n_x - 1):
-            state = snr_state(smooth, sigma, floor_r, floor_s, by, bx)
+    for by in range(1, smooth.shape[1] - 1):
+        for bx in range(1, smooth.shape[2] - 1):
+            state = snr_state(smooth, sigma, units.floor_ref, units.floor_sci, by, bx)
             if state > 0:
                 n_used += 1
             if state == 2:
                 n_seen += 1
-                r, s = float(smooth[0, by, bx]) / unit_r, float(smooth[1, by, bx]) / unit_s
-                share = float(smooth[2, by, bx])
-                noise = (
-                    math.sqrt(relative_variance(share)) * max(sigma[0, by, bx], floor_r) / unit_r
-                )
+                r, s = float(smooth[0, by, bx]) / units.ref, float(smooth[1, by, bx]) / units.sci
+                error = math.sqrt(relative_variance(float(smooth[2, by, bx])))
+                noise = error * max(sigma[0, by, bx], units.floor_ref) / units.ref
                 weight = min(r / max(noise, TINY), MAX_WEIGHT)
                 ratio = min(max(s / r, SCALE_LIMITS[0]), SCALE_LIMITS[1])
                 k = min(max(int((math.log(ratio) - low) / width), 0), BINS - 1)
                 histogram[k] += weight
                 total += weight
     if n_seen < MIN_BLOCKS:
-        return 1.0, 0
+        return 0.0, 0
     k, below = 0, histogram[0]
     while below < 0.5 * total and k < BINS - 1:
         k += 1
         below += histogram[k]
     if k == 0:  # more than half of the light has no counterpart: that tells no scale
+        return 0.0, 0
+    return math.exp(low + (k + 0.5) * width), n_used
+
+
+@jit.item
+def add_block(smooth, sigma, units, by, bx, scale, reach, solution, row, normal, right):
+    """Add a block to the normal equations, with what the last solution leaves of it as weight."""
+    value, target = float(smooth[0, by, bx]) / units.ref, float(smooth[1, by, bx]) / units.sci
+    left, away = smooth[0, by, bx - 1] / units.ref, smooth[0, by, bx + 1] / units.ref
+    below, above = smooth[0, by - 1, bx] / units.ref, smooth[0, by + 1, bx] / units.ref
+    row[0] = value
+    row[1] = 1.0
+    row[2] = left + away + below + above - 4.0 * value
+    row[3] = 0.5 * (away - left)
+    row[4] = 0.5 * (above - below)
+    noise2 = relative_variance(float(smooth[2, by, bx]))
+    n_r = max(float(sigma[0, by, bx]), units.floor_ref) / units.ref
+    n_s = max(float(sigma[1, by, bx]), units.floor_sci) / units.sci
+    bright = SIGNAL_ERROR * max(scale * abs(value), abs(target))
+    variance = noise2 * (n_s * n_s + scale * scale * n_r * n_r) + bright * bright + TINY
+    weight = 1.0 / variance
+    residual = target
+    for i in range(5):
+        residual -= row[i] * solution[i]
+    weight /= 1.0 + residual * residual / (variance * reach * reach)
+    for i in range(5):
+        right[i] += weight * row[i] * target
+        for j in range(i + 1):
+            normal[i, j] += weight * row[i] * row[j]
+
+
+@jit.item
+def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
+    """(scale, blocks used) of one frame; the other arguments are scratch."""
+    units = units_of(smooth, sigma)
+    prior, n_used = median_ratio(smooth, sigma, units, histogram)
+    if n_used == 0:
         return 1.0, 0
-    prior = math.exp(low + (k + 0.5) * width)
     scale = prior
     solution[0] = prior
     for i in range(1, 5):
@@ -190,33 +253,13 @@ def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
             right[i] = 0.0
             for j in range(5):
                 normal[i, j] = 0.0
-        for by in range(1, n_y - 1):
-            for bx in range(1, n_x - 1):
-                if snr_state(smooth, sigma, floor_r, floor_s, by, bx) == 0:
-                    continue
-                value, target = float(smooth[0, by, bx]) / unit_r, float(smooth[1, by, bx]) / unit_s
-                left, away = smooth[0, by, bx - 1] / unit_r, smooth[0, by, bx + 1] / unit_r
-                below, above = smooth[0, by - 1, bx] / unit_r, smooth[0, by + 1, bx] / unit_r
-                row[0] = value
-                row[1] = 1.0
-                row[2] = left + away + below + above - 4.0 * value
-                row[3] = 0.5 * (away - left)
-                row[4] = 0.5 * (above - below)
-                noise2 = relative_variance(float(smooth[2, by, bx]))
-                n_r = max(float(sigma[0, by, bx]), floor_r) / unit_r
-                n_s = max(float(sigma[1, by, bx]), floor_s) / unit_s
-                bright = SIGNAL_ERROR * max(scale * abs(value), abs(target))
-                variance = noise2 * (n_s * n_s + scale * scale * n_r * n_r) + bright * bright + TINY
-                weight = 1.0 / variance
-                residual = target
-                for i in range(5):
-                    residual -= row[i] * solution[i]
-                reach = REACHES[step]
-                weight /= 1.0 + residual * residual / (variance * reach * reach)
-                for i in range(5):
-                    right[i] += weight * row[i] * target
-                    for j in range(i + 1):
-                        normal[i, j] += weight * row[i] * row[j]
+        for by in range(1, smooth.shape[1] - 1):
+            for bx in range(1, smooth.shape[2] - 1):
+                if snr_state(smooth, sigma, units.floor_ref, units.floor_sci, by, bx) != 0:
+                    add_block(
+                        smooth, sigma, units, by, bx, scale, REACHES[step], solution, row, normal,
+                        right,
+                    )  # fmt: skip
         for i in range(1, 5):
             normal[i, i] += RIDGE[i - 1] * normal[i, i] + TINY
         doubt = 1.0 / (PRIOR_ERROR * prior * PRIOR_ERROR * prior)
@@ -226,36 +269,15 @@ def fit_scale(smooth, sigma, normal, right, row, solution, histogram):
         for i in range(5):
             solution[i] = right[i]
         scale = min(max(right[0], prior / MAX_CHANGE), prior * MAX_CHANGE)
-    return min(max(scale * unit_s / unit_r, SCALE_LIMITS[0]), SCALE_LIMITS[1]), n_used
+    return min(max(scale * units.sci / units.ref, SCALE_LIMITS[0]), SCALE_LIMITS[1]), n_used
 
 
-@jit.cpu_loop
-def widen_cpu(start, stop, blocks, wide):
-    """Item: one row of blocks of one frame."""
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    for item in range(start, stop):
-        frame, by = item // n_y, item % n_y
-        for channel in range(3):
-            for bx in range(n_x):
-                wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
-
-
-@jit.cpu_loop
-def smooth_cpu(start, stop, blocks, wide, smooth):
-    """Item: one row of blocks of one frame."""
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    for item in range(start, stop):
-        frame, by = item // n_y, item % n_y
-        for bx in range(n_x):
-            r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
-            smooth[frame, 0, by, bx] = r
-            smooth[frame, 1, by, bx] = s
-            smooth[frame, 2, by, bx] = share
+# ---------------------------------------------------------------- loops
 
 
 @jit.cpu_loop
 def fit_cpu(start, stop, smooth, sigma, scale, n_used):
-    """Item: one frame."""
+    """Item: one frame. On a GPU a thread would take half a second for the blocks of 2048 x 2048."""
     normal, right = np.empty((5, 5)), np.empty(5)
     row, solution, histogram = np.empty(5), np.empty(5), np.empty(BINS)
     for frame in range(start, stop):
@@ -264,41 +286,7 @@ def fit_cpu(start, stop, smooth, sigma, scale, n_used):
         n_used[frame] = n
 
 
-@jit.cuda_kernel
-def widen_cuda(blocks, wide):
-    """One thread a block; only for large frames."""
-    item = cuda.grid(1)
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    if item < blocks.shape[0] * n_y * n_x:
-        frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
-        for channel in range(3):
-            wide[frame, channel, by, bx] = widen_block(blocks[frame], channel, by, bx)
-
-
-@jit.cuda_kernel
-def smooth_cuda(blocks, wide, smooth):
-    """One thread a block."""
-    item = cuda.grid(1)
-    n_y, n_x = blocks.shape[2], blocks.shape[3]
-    if item < blocks.shape[0] * n_y * n_x:
-        frame, by, bx = item // (n_y * n_x), (item // n_x) % n_y, item % n_x
-        r, s, share = smooth_block(blocks[frame], wide[frame], by, bx)
-        smooth[frame, 0, by, bx] = r
-        smooth[frame, 1, by, bx] = s
-        smooth[frame, 2, by, bx] = share
-
-
-@jit.cuda_kernel
-def fit_cuda(smooth, sigma, scratch, histogram, scale, n_used):
-    """One thread a frame; `scratch` (n, 8, 5) and `histogram` (n, BINS) float64."""
-    frame = cuda.grid(1)
-    if frame < scale.size:
-        own = scratch[frame]
-        value, n = fit_scale(
-            smooth[frame], sigma[frame], own[:5], own[5], own[6], own[7], histogram[frame]
-        )
-        scale[frame] = value
-        n_used[frame] = n
+# ---------------------------------------------------------------- entry points
 
 
 def measure_scale(
@@ -323,11 +311,11 @@ def measure_scale(
         Blocks that it rests on; 0 means not measured.
     """
     n, _, n_y, n_x = blocks.shape
-    scale, n_used = np.ones(n, np.float32), np.zeros(n, np.int64)
-    smooth, wide = np.empty(blocks.shape, np.float32), blocks
+    smoothed, wide = np.empty_like(blocks), blocks
     if is_large(n_y, n_x):
-        wide = np.empty(blocks.shape, np.float32)
-        jit.run(widen_cpu, n * n_y, threads, blocks, wide)
-    jit.run(smooth_cpu, n * n_y, threads, blocks, wide, smooth)
-    jit.run(fit_cpu, n, threads, smooth, sigma, scale, n_used)
+        wide = np.empty_like(blocks)
+        widen(blocks, wide, threads=threads)
+    smooth(blocks, wide, smoothed, threads=threads)
+    scale, n_used = np.ones(n, np.float32), np.zeros(n, np.int64)
+    jit.run(fit_cpu, n, threads, jit.to_host(smoothed), sigma, scale, n_used)
     return scale, n_used

@@ -1,7 +1,7 @@
 """The table of cases: one row for each declared kernel, read by tests and by benchmarks.
 
-Each room has its part of the table, tests/kernels/ROOM/cases.py. A row is (kernel, twin, inputs,
-sizes): `check_kernel.Case` says what each is.
+Each room has its parts of the table, tests/kernels/ROOM/cases.py or cases_NAME.py. A row is
+(kernel, twin, inputs, sizes): `check_kernel.Case` says what each is.
 """
 
 import importlib
@@ -9,7 +9,10 @@ from pathlib import Path
 
 from tests.kernels.check_kernel import Case
 
-ROOMS = sorted(path.parent.name for path in Path(__file__).parent.glob("*/cases.py"))
+PARTS = sorted(
+    f"tests.kernels.{path.parent.name}.{path.stem}"
+    for path in Path(__file__).parent.glob("*/cases*.py")
+)
 CASES: list[Case] = []
-for room in ROOMS:
-    CASES += importlib.import_module(f"tests.kernels.{room}.cases").CASES
+for part in PARTS:
+    CASES += importlib.import_module(part).CASES

@@ -30,7 +30,8 @@ from fastdiff.core.clock import Clock
 from fastdiff.core.options import one_of, whole_number
 from fastdiff.core.threads import ordered_map
 from fastdiff.difference.options import check_psfs
-from fastdiff.kernels.image.tile import measure_tiles, plan_tiles
+from fastdiff.kernels.image.measure import SIGMA_SCI, SKY_SCI, measure_tiles
+from fastdiff.kernels.image.plan import plan_tiles
 from fastdiff.matching.apply import MatchedPair
 from fastdiff.matching.basis import MAX_ORDER
 from fastdiff.matching.fit import STAMPS, PsfMatchOptions, match
@@ -141,9 +142,8 @@ def subtract(
     clock = Clock(("measure", "stars", "fit", "difference", "significance"))
     with clock("measure"):
         origins, shape = plan_tiles(ny, nx)
-        stats = measure_tiles(
-            host.refs, host.scis, host.bad_refs, host.bad_scis, origins, shape, frames.threads
-        )
+        pixels = host.refs, host.scis, host.bad_refs, host.bad_scis
+        stats = measure_tiles(pixels, origins, shape, frames.threads)
     if significance:
         for name in MAPS:
             frames.extras[name] = np.full_like(frames.image, np.nan)
@@ -179,8 +179,8 @@ def _meta(found: list[_Made | None], stats: NDArray[np.float64]) -> dict[str, An
         "fwhm": np.array([made.fwhm if made else (np.nan, np.nan) for made in found]),
         "stamps": np.array([made.n_stamps if made else 0 for made in found]),
         "scale": np.array([made.scale if made else np.nan for made in found], np.float32),
-        "sky": np.median(stats[:, :, 2], axis=1),
-        "sky_noise": np.median(stats[:, :, 3], axis=1),
+        "sky": np.median(stats[:, :, SKY_SCI], axis=1),
+        "sky_noise": np.median(stats[:, :, SIGMA_SCI], axis=1),
         "pixel_threshold": 3.0,
         "noise_free": False,
     }
@@ -218,8 +218,8 @@ def _subtract_one(work: _Work, stats: NDArray[np.float64], options: PsfMatchOpti
     """Image, noise and maps of a pair in place; what is to be told about it."""
     frames, host, i, threads, clock = work
     with clock("stars"):
-        ref = load_image("ref", frames, host, i, stats[:, :2], options.ref_psfs, threads)
-        sci = load_image("sci", frames, host, i, stats[:, 2:], options.sci_psfs, threads)
+        ref = load_image("ref", frames, host, i, stats[:, :SKY_SCI], options.ref_psfs, threads)
+        sci = load_image("sci", frames, host, i, stats[:, SKY_SCI:], options.sci_psfs, threads)
         if (ref.bad | sci.bad).all():
             raise NoFit("no pixel is good in both images")
     with clock("fit"):

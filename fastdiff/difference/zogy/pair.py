@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from fastdiff.core import arrays
 from fastdiff.core.clock import Clock
 from fastdiff.core.threads import ordered_map
-from fastdiff.kernels.image import tile as tile_kernel
+from fastdiff.kernels.image.blocks import photometric_scale
+from fastdiff.kernels.image.measure import measure_tiles
+from fastdiff.kernels.image.plan import plan_tiles
 from fastdiff.matching.frames import Frames
 
 from .noise import Maps, calibrate, finish
@@ -149,11 +151,11 @@ class ZogyPair:
     def _scale_of_everything(self) -> tuple[float, int]:
         """Scale from all that stands above the sky, for frames without stars."""
         ny, nx = self.maps.image.shape
-        origins, shape = tile_kernel.plan_tiles(ny, nx, 256, 32, 16)
+        origins, shape = plan_tiles(ny, nx, 256, 32, 16)
         pixels = (self.ref.data[None], self.sci.data[None], self.ref.blank[None],
                   self.sci.blank[None])  # fmt: skip
-        stats = tile_kernel.measure_tiles(*pixels, origins, shape, 1)
-        scale, n = tile_kernel.photometric_scale(*pixels, origins, shape, stats, 1)
+        stats = measure_tiles(pixels, origins, shape, 1)
+        scale, n = photometric_scale(pixels, origins, shape, stats, 1)
         return float(scale[0]), int(n[0])
 
     def _measure_registration(self) -> None:

@@ -1,12 +1,9 @@
-"""kernels/image/convolve.py against its twin."""
-
-import inspect
+"""kernels/image/convolve.py against its twin; its kernels alone are in cases.py."""
 
 import numpy as np
 import pytest
 from scipy.signal import convolve2d
 
-from fastdiff.kernels import jit
 from fastdiff.kernels.image import convolve
 from tests import pretend_cupy
 from tests.kernels.image.reference import convolve as reference
@@ -105,79 +102,6 @@ def test_fill_of_everything_is_zero():
     assert not convolve.fill_bad(np.full((9, 9), np.nan, np.float32), bad).any()
 
 
-# -------------------------------------------------------------------------------- CUDA
-
-
-def launch_all(image, basis, coefficients, powers, origins, holes, bad, put=np.asarray):
-    """All CUDA kernels in turn; `put` brings an array to the device."""
-
-    def launch(kernel, n_items, *arguments):
-        kernel.launch(-(-n_items // 64), 64, *arguments)
-
-    def empty(*shape):
-        return put(np.zeros(shape, np.float32))
-
-    n, size, width = len(origins), basis.shape[1], basis.shape[2]
-    ny, n_powers = image.shape[0] - size + 1, int(powers[:, 0].max()) + 1
-    n_pixels = holes.size
-    image, basis, coefficients, powers, origins, holes, bad = map(
-        put, (image, basis, coefficients, powers, origins, holes, bad)
-    )
-    kernels, rows = empty(n, size, width), empty(ny, n_powers, size, width)
-    square, polynomial, row = empty(n, 4, 8), empty(n, 4, 8), empty(n, 4, 8)
-    launch(convolve.mix_cuda, n * size * width, basis, coefficients, convolve.SQUARE, kernels)
-    launch(convolve.blocks_cuda, n * 4 * 8, image, kernels, origins, square)
-    flat = rows.reshape(ny, n_powers, size * width)
-    launch(convolve.mix_rows_cuda, flat.size, basis.reshape(-1, size * width), powers, flat)
-    launch(convolve.polynomial_cuda, n * 4 * 8, image, rows, origins, row, polynomial)
-    launch(convolve.fill_cuda, n_pixels, holes, bad)
-    made = square, polynomial, holes
-    return [a.copy_to_host() if hasattr(a, "copy_to_host") else a for a in made]
-
-
-def tiny(rng):
-    image, kernels, coefficients, origins = case(rng, (6, 13), 5, 2, (4, 8))
-    bad = rng.random(image.shape) < 0.3
-    return {
-        "image": convolve.with_border(image, 2),
-        "basis": convolve.padded_kernels(kernels),
-        "coefficients": coefficients,
-        "powers": np.array([(0, 1), (2, 0)]),
-        "origins": origins,
-        "holes": np.where(bad, np.float32(np.nan), image),
-        "bad": bad,
-    }
-
-
-def on_cpu(image, basis, coefficients, powers, origins, holes, bad):
-    square = convolve.convolve_blocks(image, basis, coefficients, origins, (4, 8), convolve.SQUARE)
-    rows = convolve.row_kernels(basis, powers, image.shape[0] - basis.shape[1] + 1)
-    polynomial = convolve.convolve_polynomial(image, rows, origins, (4, 8))
-    return square, polynomial, convolve.fill_bad(holes.copy(), bad)
-
-
-def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
-    arrays = tiny(rng)
-    made = run_in_cuda_simulator(
-        "from fastdiff.kernels.image import convolve\n"
-        + inspect.getsource(launch_all)
-        + f"square, polynomial, holes = launch_all({', '.join(arrays)})\n"
-        + "np.savez(OUT, square=square, polynomial=polynomial, holes=holes)",
-        **arrays,
-    )
-    for name, expected in zip(("square", "polynomial", "holes"), on_cpu(**arrays), strict=True):
-        np.testing.assert_allclose(made[name], expected, atol=1e-5 * np.abs(expected).max())
-
-
-def test_gpu_and_cpu_agree(rng):
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    arrays = tiny(rng)
-    made = launch_all(**arrays, put=jit.cuda.to_device)
-    for got, expected in zip(made, on_cpu(**arrays), strict=True):
-        np.testing.assert_allclose(got, expected, atol=1e-5 * np.abs(expected).max())
-
-
 def test_arrays_of_a_gpu_give_the_same(rng, monkeypatch):
     cupy = pretend_cupy.install(monkeypatch)
     image, kernels, coefficients, origins = case(rng)
@@ -198,19 +122,3 @@ def test_arrays_of_a_gpu_give_the_same(rng, monkeypatch):
         assert isinstance(made, cupy.ndarray)
         assert made.dtype == expected.dtype == np.float32
         np.testing.assert_allclose(made.get(), expected, atol=3e-6 * np.abs(expected).max())
-
-
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_compiles_to_ptx(capability):
-    plane, cube, stack = (np.empty((1,) * n, np.float32) for n in (2, 3, 4))
-    origins, bad = np.empty((1, 2), np.int64), np.empty((1, 1), bool)
-    signatures = {
-        convolve.mix_cuda: (cube, plane, 0, cube),
-        convolve.blocks_cuda: (plane, cube, origins, cube),
-        convolve.mix_rows_cuda: (plane, origins, cube),
-        convolve.polynomial_cuda: (plane, stack, origins, cube, cube),
-        convolve.fill_cuda: (plane, bad),
-    }
-    for kernel, signature in signatures.items():
-        text = kernel.ptx(signature, capability)
-        assert f".target sm_{capability[0]}{capability[1]}" in text, kernel.__name__

@@ -43,3 +43,54 @@ def fill_bad(image, bad, reach):
         weight = np.hypot(y - v, x - u)[near] ** -4.0
         out[v, u] = (weight * image[near]).sum() / weight.sum() if near.any() else 0
     return out
+
+
+def _cut(frame, origins, shape):
+    """Blocks of a frame; 0 outside of it."""
+    blocks = np.zeros((len(origins), *shape))
+    for block, (y, x) in zip(blocks, origins, strict=True):
+        cut = frame[y : y + shape[0], x : x + shape[1]]
+        block[: cut.shape[0], : cut.shape[1]] = cut
+    return blocks
+
+
+def mix(basis, coefficients, change):
+    """Kernel of each block, changed."""
+    return change(np.tensordot(coefficients.astype(float), basis, 1))
+
+
+def mix_rows(basis, powers, ny):
+    """Kernels of each power of u in each row; basis (n_basis, pixels)."""
+    kernels = np.zeros((ny, powers[:, 0].max() + 1, basis.shape[1]))
+    for image, (i, j) in zip(basis, powers, strict=True):
+        kernels[:, i] += np.linspace(-1, 1, ny)[:, None] ** j * image
+    return kernels
+
+
+def correlate(image, kernels):
+    """Each pixel of a frame correlated by a kernel of its row, (ny, size, size)."""
+    ny, size, _ = kernels.shape
+    nx = image.shape[1] - size + 1
+    return sum(
+        kernels[:, j, i, None] * image[j : j + ny, i : i + nx].astype(float)
+        for j in range(size)
+        for i in range(size)
+    )
+
+
+def polynomial(image, kernels, origins, shape):
+    """Blocks of an image with a border, convolved by `kernels` (ny, n_powers, size, size)."""
+    frames = [correlate(image, kernels[:, power]) for power in range(kernels.shape[1])]
+    u = np.linspace(-1, 1, frames[0].shape[1])
+    return _cut(sum(u**power * frame for power, frame in enumerate(frames)), origins, shape)
+
+
+def by_own_kernel(image, kernels, origins, shape):
+    """Blocks of an image with a border, each convolved by one of the kernels (n, size, size)."""
+    ny = image.shape[0] - kernels.shape[1] + 1
+    return np.concatenate(
+        [
+            _cut(correlate(image, np.broadcast_to(kernel, (ny, *kernel.shape))), [origin], shape)
+            for kernel, origin in zip(kernels, origins, strict=True)
+        ]
+    )

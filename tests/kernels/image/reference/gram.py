@@ -37,3 +37,42 @@ def with_terms(a, terms, n_terms):
     return np.concatenate(
         [column[:, None] * terms[:n] for column, n in zip(a.T, n_terms, strict=True)], axis=1
     )
+
+
+def filter_across(image, origins, taps, rows, w):
+    """(n, n_taps, rows, w): rows of stamps correlated by each of the taps; 0 beyond the image."""
+    out = np.zeros((len(origins), len(taps), rows, w))
+    for stamp, (y0, x0) in zip(out, origins, strict=True):
+        there = image[y0 : y0 + rows, x0:].astype(float)
+        for plane, row in zip(stamp, taps, strict=True):
+            plane[: len(there)] = sum(tap * there[:, t : t + w] for t, tap in enumerate(row))
+    return out
+
+
+def filter_down(across, taps, products, w, m, pixels):
+    """(n, m, pixels): columns correlated by the taps of each function; the last one is 1."""
+    planes = np.ones((len(across), m, pixels))
+    for k, (down, row) in enumerate(products):
+        rows = across[:, row].astype(float)
+        planes[:, k] = sum(
+            tap * rows[:, t * w : t * w + pixels] for t, tap in enumerate(taps[down])
+        )
+    return planes
+
+
+def take_off_carrier(planes, shares, carrier):
+    """Functions less their shares of the carrier; the last plane has no share."""
+    shares = np.append(shares, 0)
+    return planes - shares[:, None] * planes[:, carrier, None].astype(float)
+
+
+def sum_products(planes, target, weight, origins):
+    """(normal, right, square) of the functions in every stamp."""
+    h, w = weight.shape[1:]
+    wanted = np.array([target[y : y + h, x : x + w].ravel() for y, x in origins], float)
+    weight = weight.reshape(len(weight), -1).astype(float)
+    return (
+        np.einsum("np,nip,njp->nij", weight, planes, planes),
+        np.einsum("np,nip,np->ni", weight, planes, wanted),
+        (weight * wanted**2).sum(1),
+    )

@@ -67,3 +67,36 @@ def match(ref, sci):
             used = first * k.REACH / np.maximum(error, k.REACH)
         results.append(missing - np.tensordot(solution, design, 1))
     return results[0], -results[1]
+
+
+def weigh(images, basis):
+    """What each image's kernel is to make, and the first weights; basis[:, 0] is smooth - image."""
+    missing = images[[q ^ 1 for q in range(len(images))]] - images.astype(float)
+    square = ((basis[:, 0] + images.astype(float)) ** 2).reshape(-1, 2, *images.shape[1:])
+    signal2 = np.repeat(square.max(1), 2, axis=0)
+    gate = (signal2 + 1) / (signal2 + k.SIGNAL_SNR**2)
+    return missing, gate / (1 + k.SIGNAL_ERROR**2 * signal2)
+
+
+def sum_products(basis, missing, weight, normal):
+    """Lower half of the normal matrices (the rest as it was) and right-hand sides."""
+    inner = np.s_[..., k.EDGE : -k.EDGE, k.EDGE : -k.EDGE]
+    basis, missing, weight = (a[inner].astype(float) for a in (basis, missing, weight))
+    full = np.einsum("qyx,qiyx,qjyx->qij", weight, basis, basis)
+    lower = np.tril(np.ones(full.shape[1:], bool))
+    return np.where(lower, full, normal), np.einsum("qyx,qiyx,qyx->qi", weight, basis, missing)
+
+
+def solve_each(normal, right):
+    """Coefficients with the prior, from the lower halves."""
+    full = np.tril(normal) + np.tril(normal, -1).transpose(0, 2, 1)
+    diagonal = np.einsum("qii->qi", full)
+    diagonal[:] = diagonal * (1 + k.RIDGE) + 1 / np.array(k.PRIOR) ** 2
+    return np.linalg.solve(full, right[..., None])[..., 0]
+
+
+def leave(basis, solution, missing, weight):
+    """What the kernel leaves, and the weights times Huber's."""
+    left = missing - np.einsum("qi,qiyx->qyx", solution, basis)
+    error = np.abs(left) * np.sqrt(weight.astype(float))
+    return left, weight * k.REACH / np.maximum(error, k.REACH)

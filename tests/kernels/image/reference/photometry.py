@@ -6,6 +6,12 @@ from scipy.ndimage import correlate1d
 from fastdiff.kernels.image import photometry as k
 
 
+def widen(blocks):
+    """Sums over the surroundings along the row."""
+    ones = np.ones(2 * k.SURROUNDINGS + 1)
+    return correlate1d(blocks.astype(float), ones, axis=-1, mode="constant")
+
+
 def smooth(blocks):
     """Ref and sci less their surroundings, share of good pixels, (3, n_y, n_x)."""
     taps = np.array([1, 4, 6, 4, 1]) / 16
@@ -19,20 +25,19 @@ def smooth(blocks):
     means = [sums_r / np.maximum(pixels, 1e-6), sums_s / np.maximum(pixels, 1e-6)]
     if min(share.shape) < k.SMALL_FRAME:
         return np.stack([*means, share])
-    ones = np.ones(2 * k.SURROUNDINGS + 1)
-    wide_r, wide_s, wide = (
-        correlate1d(
-            correlate1d(x.astype(float), ones, 0, mode="constant"), ones, 1, mode="constant"
-        )
-        for x in blocks
-    )
+    wide_r, wide_s, wide = (widen(widen(x).T).T for x in blocks)
     wide = np.maximum(wide, 1e-6)
     return np.stack([means[0] - wide_r / wide, means[1] - wide_s / wide, share])
 
 
 def fit_scale(blocks, sigma_r, sigma_s):
     """(scale, number of blocks used); `sigma_r`, `sigma_s` per block, (n_y, n_x)."""
-    r, s, share = smooth(blocks)
+    return fit(smooth(blocks), sigma_r, sigma_s)
+
+
+def fit(smoothed, sigma_r, sigma_s):
+    """The same from what `smooth` returns."""
+    r, s, share = smoothed
     floor_r, floor_s = (k.LEAST_NOISE * np.abs(x).mean() for x in (r, s))
     unit_r, unit_s = max(sigma_r.mean(), floor_r), max(sigma_s.mean(), floor_s)
     sigma_r, sigma_s = np.maximum(sigma_r, floor_r), np.maximum(sigma_s, floor_s)

@@ -4,97 +4,7 @@ import math
 
 import numpy as np
 
-BLOCK = 4
-
-
-def good_pixels(image, bad=None):
-    good = np.isfinite(image) & (np.abs(np.nan_to_num(image)) <= 1e30)
-    return good if bad is None else good & ~bad
-
-
-def padded(image, y, x, h, w, fill):
-    """The h x w pixels from (y, x) on; `fill` outside of the image."""
-    part = image[y : y + h, x : x + w]
-    out = np.full((h, w), fill, dtype=part.dtype)
-    out[: part.shape[0], : part.shape[1]] = part
-    return out
-
-
-def samples_of(tile, good, max_samples=4096):
-    """Good pixels on the lattice: every k-th in reading order, k without a factor of the width."""
-    step = max(1, math.ceil(tile.size / max_samples))
-    while math.gcd(step, tile.shape[1]) > 1:
-        step += 1
-    return tile.ravel()[::step][good.ravel()[::step]].astype(np.float64)
-
-
-def quantile(values, fraction):
-    """Quantile of sorted values, equal values spread evenly over half the gap on either side."""
-    rank = fraction * len(values)
-    value = values[min(int(rank), len(values) - 1)]
-    same = np.flatnonzero(values == value)
-    below = values[max(same[0] - 1, 0)]
-    above = values[min(same[-1] + 1, len(values) - 1)]
-    return value + (above - below) / 2 * ((rank - same[0]) / len(same) - 0.5)
-
-
-def sky_and_sigma(samples):
-    kept = np.sort(samples)
-    n = len(kept)
-    sky = sigma = 0.0
-    if n == 0:
-        return sky, sigma
-    for _ in range(10):
-        ties = np.count_nonzero(kept == kept[len(kept) // 2])
-        if ties > len(kept) / 4:
-            centre, spread = kept.mean(), 0.0 if np.ptp(kept) == 0 else kept.std()
-        else:
-            centre = quantile(kept, 0.5)
-            spread = centre - quantile(kept, 0.158655)
-        if spread <= 0:
-            if n - len(kept) > n / 100:
-                break
-            return centre, 0.0
-        sky, sigma = centre, spread
-        inside = kept[np.abs(kept - sky) <= 3 * sigma]
-        if len(inside) == len(kept) or len(inside) < 2:
-            break
-        kept = inside
-    return sky, sigma
-
-
-def measure(image, bad, origins, shape):
-    """(n_tiles, 2): sky and sigma of the tiles of one frame."""
-    good = good_pixels(image, bad)
-    rows, counts = [], []
-    for y, x in origins:
-        samples = samples_of(padded(image, y, x, *shape, 0), padded(good, y, x, *shape, False))
-        rows.append(sky_and_sigma(samples))
-        counts.append(len(samples))
-    out, counts = np.array(rows), np.array(counts)
-    if len(origins) > 1:
-        few = counts < 64
-        flat = few | (out[:, 1] == 0)
-        sky, sigma = out[~few, 0], out[~flat, 1]
-        if len(sky):
-            out[few, 0] = np.median(sky)
-        if len(sigma):
-            out[flat, 1] = np.median(sigma)
-    return out
-
-
-def blocks(ref, sci, ref_bad, sci_bad, sky_r, sky_s):
-    """Sums of ref and sci above the sky and number of pixels, good ones, in 4 x 4 blocks."""
-    good = good_pixels(ref, ref_bad) & good_pixels(sci, sci_bad)
-    ny, nx = (n // BLOCK for n in ref.shape)
-
-    def sums(values):
-        cut = values[: ny * BLOCK, : nx * BLOCK]
-        return cut.reshape(ny, BLOCK, nx, BLOCK).sum(axis=(1, 3))
-
-    r = sums(np.where(good, np.nan_to_num(ref.astype(float)) - sky_r, 0))
-    s = sums(np.where(good, np.nan_to_num(sci.astype(float)) - sky_s, 0))
-    return np.stack([r, s, sums(good.astype(float))])
+from tests.kernels.image.reference.pixels import good_pixels, padded
 
 
 def normalise(ref, sci, ref_bad, sci_bad, sky_r, sigma_r, sky_s, sigma_s, a):
@@ -118,3 +28,45 @@ def stitch(tiles, origins, ramps_y, ramps_x, shape):
         total[y : y + h, x : x + w] += blend * tile[:h, :w]
         weight[y : y + h, x : x + w] += blend
     return total / weight
+
+
+def _of_frame(frame, *planes):
+    """Planes of a frame, where one may serve all frames and one row all rows."""
+    shape = planes[1].shape[1:]
+    return [np.broadcast_to(each[min(frame, len(each) - 1)], shape) for each in planes]
+
+
+def cut(refs, scis, bad_refs, bad_scis, places, stats, scale, m, h, w):
+    """Both channels of tiles of h x w pixels; a place is (frame, tile, first row, first column)."""
+    made = []
+    for frame, tile, y, x in places:
+        planes = _of_frame(frame, refs, scis, bad_refs, bad_scis)
+        parts = [
+            padded(plane, y, x, h, w, fill)
+            for plane, fill in zip(planes, (np.nan, np.nan, True, True), strict=True)
+        ]
+        made.append(normalise(*parts, *stats[frame, tile], float(scale[frame]))[0])
+    return made
+
+
+def blank(refs, scis, bad_refs, bad_scis):
+    """0, and NaN where a pixel of ref or sci is bad."""
+    images = []
+    for frame in range(len(scis)):
+        ref, sci, ref_bad, sci_bad = _of_frame(frame, refs, scis, bad_refs, bad_scis)
+        good = good_pixels(ref, ref_bad) & good_pixels(sci, sci_bad)
+        images.append(np.where(good, 0, np.nan))
+    return images
+
+
+def add_tiles(outputs, places, weights_y, weights_x, sigma_d, image):
+    """The images and what tiles add to them; a weight of 0 adds nothing, whatever the output."""
+    image = image.astype(float)
+    for output, (frame, tile, y, x) in zip(outputs[:, 0], places, strict=True):
+        h, w = (
+            min(n, m - a) for n, m, a in zip(output.shape, image.shape[1:], (y, x), strict=True)
+        )
+        blend = np.outer(weights_y[tile], weights_x[tile])
+        part = np.where(blend > 0, output, 0) * blend * sigma_d[frame, tile]
+        image[frame, y : y + h, x : x + w] += part[:h, :w]
+    return image
