@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastdiff.kernels import jit
+
 ROOT = Path(__file__).resolve().parent.parent
 # At the end, so that `tests.` is found and an installed fastdiff still comes first.
 sys.path.append(str(ROOT))
@@ -26,6 +28,18 @@ def data_folder():
     if not (folder / "INDEX.md").is_file():
         pytest.skip(f"real images are not at {folder}: set FASTDIFF_DATA to their folder")
     return folder
+
+
+@pytest.fixture(params=["pretended", "real"])
+def cupy(request, monkeypatch):
+    """CuPy on a GPU, and what stands in for it on the CPU (tests/pretend_cupy.py)."""
+    from tests import pretend_cupy  # found only now that the path has it
+
+    if request.param == "pretended":
+        return pretend_cupy.install(monkeypatch)
+    if not jit.cuda_available():
+        pytest.skip("no CUDA device: the same is run on pretended arrays")
+    return pytest.importorskip("cupy")
 
 
 @pytest.fixture

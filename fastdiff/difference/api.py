@@ -17,7 +17,7 @@ from fastdiff.core.version import version
 from fastdiff.matching.frames import Frames
 
 from .inputs import open_batch
-from .registry import ON_GPU, subtract_of
+from .registry import subtract_of
 from .result import LISTS, MAPS, Difference
 from .targets import Targets
 
@@ -46,8 +46,9 @@ def subtract_batch(
         Reference and science images in counts on one pixel grid, at least 32 x 32 pixels.
         One reference, (ny, nx) or (1, ny, nx), may serve many science images. NaN and
         infinity mark bad pixels. Integers (uint16 counts too) and any byte order are taken.
-        "psf-match" and "zogy" take CuPy arrays too: the work on pixels stays on the GPU; the
-        search for stars, and with it sky and PSFs, sees one copy in the memory of the CPU.
+        CuPy arrays are taken too, and the work on pixels stays on the GPU. The search for stars
+        ("psf-match", "zogy") sees one copy in the memory of the CPU; the network ("transinet")
+        runs on the back end of its model, to which tiles are copied where that is the CPU.
     method : {"transinet", "psf-match", "zogy"}
         "transinet": a network that paints what changed, without noise [1]_.
         "psf-match": the sharper image convolved with the kernel that matches its PSF to that
@@ -134,7 +135,10 @@ def subtract_batch(
         sci_variances=sci_variances,
     )
     if device != "cpu":
-        _check_gpu(method, device, out)
+        if out is not None:
+            raise TypeError(
+                f"`out` is not taken for images on a GPU, {device}: use what is returned"
+            )
         arrays.check_current_device(device)
         threads = 1  # whose stream is the caller's
     batch = open_batch(
@@ -172,17 +176,6 @@ def _check_options(method: str, subtract: Callable[..., Any], options: Mapping[s
                 f"subtract_batch has no option {name!r} for method {method!r}; its options are "
                 + ", ".join(known)
             )
-
-
-def _check_gpu(method: str, device: str, out: Any) -> None:
-    if method not in ON_GPU:
-        raise TypeError(
-            f"`scis` is on {device}; method {method!r} takes arrays in the memory of the CPU "
-            "(its network may still run on a GPU): call `.cpu()` on a tensor, `.get()` on a "
-            f"CuPy array; methods for a GPU are {', '.join(map(repr, ON_GPU))}"
-        )
-    if out is not None:
-        raise TypeError(f"`out` is not taken for images on a GPU, {device}: use what is returned")
 
 
 def _finish(frames: Frames, mask: NDArray[np.bool_], noisy: bool) -> None:

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["METHODS", "ON_GPU", "subtract_of"]
+__all__ = ["METHODS", "subtract_of"]
 
 # Method -> the module whose `subtract(frames, **options)` fills `frames.image` and, where no
 # variances came, `frames.noise`, and returns what it adds to `Difference.meta`.
@@ -15,9 +15,6 @@ METHODS = {
     "psf-match": "fastdiff.difference.psfmatch.method",
     "zogy": "fastdiff.difference.zogy.method",
 }
-
-ON_GPU = ("transinet", "psf-match", "zogy")
-"""Methods that take arrays on a GPU."""
 
 
 def subtract_of(method: str) -> Callable[..., dict[str, Any]]:

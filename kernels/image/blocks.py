@@ -16,7 +16,7 @@ from ..declare import kernel
 from ..jit import cuda
 from .measure import SIGMA_REF, SIGMA_SCI, SKY_REF, SKY_SCI
 from .photometry import BLOCK, measure_scale
-from .pixels import Pixels, is_bad, row_of
+from .pixels import Pixels, is_bad, row_index
 
 f32 = np.float32
 
@@ -74,10 +74,10 @@ class sums:
                     sky_s[x] = stats[frame, tile, SKY_SCI]
             columns[:] = 0.0
             for y in range(by * BLOCK, (by + 1) * BLOCK):
-                row_r = row_of(refs, frame, y)
-                row_s = row_of(scis, frame, y)
-                mask_r = row_of(bad_refs, frame, y)
-                mask_s = row_of(bad_scis, frame, y)
+                row_r = refs[row_index(refs, frame, y)]
+                row_s = scis[row_index(scis, frame, y)]
+                mask_r = bad_refs[row_index(bad_refs, frame, y)]
+                mask_s = bad_scis[row_index(bad_scis, frame, y)]
                 for x in range(width):
                     ref, sci = row_r[x], row_s[x]
                     add_r, add_s, add_n = good_pair(
@@ -105,11 +105,14 @@ class sums:
             for x in range(bx * BLOCK, (bx + 1) * BLOCK):
                 column_r, column_s, column_n = f32(0), f32(0), f32(0)
                 for y in range(by * BLOCK, (by + 1) * BLOCK):
-                    ref, sci = row_of(refs, frame, y)[x], row_of(scis, frame, y)[x]
+                    ref, sci = (
+                        refs[row_index(refs, frame, y)][x],
+                        scis[row_index(scis, frame, y)][x],
+                    )
                     add_r, add_s, add_n = good_pair(
                         ref, sci,
-                        is_bad(ref, row_of(bad_refs, frame, y)[x]),
-                        is_bad(sci, row_of(bad_scis, frame, y)[x]),
+                        is_bad(ref, bad_refs[row_index(bad_refs, frame, y)][x]),
+                        is_bad(sci, bad_scis[row_index(bad_scis, frame, y)][x]),
                         sky_r, sky_s,
                     )  # fmt: skip
                     column_r += add_r

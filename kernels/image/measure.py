@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import jit
 from ..declare import kernel
-from .pixels import LIMIT, Pixels, is_bad, row_of
+from .pixels import LIMIT, Pixels, is_bad, row_index
 
 MAX_SAMPLES = 4096
 """Pixels of a tile that are sorted for its sky and noise."""
@@ -166,8 +166,8 @@ def collect(i, first, last, frames, bad, origins, number, width, step, samples):
             inside = end - slot
             if x0 + width > nx:
                 inside = max(0, min(inside, (nx - x0 - x + step - 1) // step))
-            row = row_of(frames, frame, y0 + y)[x0 + x :]
-            mask = row_of(bad, frame, y0 + y)[x0 + x :]
+            row = frames[row_index(frames, frame, y0 + y)][x0 + x :]
+            mask = bad[row_index(bad, frame, y0 + y)][x0 + x :]
             taken = samples[i, slot:]
             if step == 1:  # said apart, because it vectorises
                 for k in range(inside):

@@ -23,9 +23,12 @@ def is_bad(value, masked):
 
 
 @jit.item
-def row_of(planes, frame, y):
-    """Row y of a frame; a lone plane serves all frames, a lone row all rows."""
-    return planes[min(frame, planes.shape[0] - 1), min(y, planes.shape[1] - 1)]
+def row_index(planes, frame, y):
+    """Index of row y of a frame; a lone plane serves all frames, a lone row all rows.
+
+    It returns an index and no row, because a function on a GPU cannot return an array.
+    """
+    return min(frame, planes.shape[0] - 1), min(y, planes.shape[1] - 1)
 
 
 class Pixels(NamedTuple):

@@ -34,7 +34,7 @@ from .. import jit
 from ..declare import kernel
 from .blocks import photometric_scale
 from .measure import SIGMA_REF, SIGMA_SCI, SKY_REF, SKY_SCI, measure_tiles
-from .pixels import Pixels, is_bad, row_of
+from .pixels import Pixels, is_bad, row_index
 from .plan import COLUMN, FRAME, ROW, TILE, places_of
 
 f32 = np.float32
@@ -104,8 +104,11 @@ def cut(j, y_out, first, last, refs, scis, bad_refs, bad_scis, places, stats, sc
     end = first
     if y < scis.shape[1]:
         end = max(first, min(last, scis.shape[2] - x0))
-        row_r, row_s = row_of(refs, frame, y)[x0:], row_of(scis, frame, y)[x0:]
-        mask_r, mask_s = row_of(bad_refs, frame, y)[x0:], row_of(bad_scis, frame, y)[x0:]
+        row_r, row_s = refs[row_index(refs, frame, y)][x0:], scis[row_index(scis, frame, y)][x0:]
+        mask_r, mask_s = (
+            bad_refs[row_index(bad_refs, frame, y)][x0:],
+            bad_scis[row_index(bad_scis, frame, y)][x0:],
+        )
         own, a = stats[frame, tile], float(scale[frame])
         gain = 1.0 / sigma_difference(own[SIGMA_REF], own[SIGMA_SCI], a)
         sky_r, gain_r = refs.dtype.type(own[SKY_REF]), refs.dtype.type(a * gain)
@@ -130,8 +133,11 @@ def cut(j, y_out, first, last, refs, scis, bad_refs, bad_scis, places, stats, sc
 )
 def blank(frame, y, first, last, refs, scis, bad_refs, bad_scis, image):
     """0, and NaN where a pixel of ref or sci is bad."""
-    row_r, row_s = row_of(refs, frame, y), row_of(scis, frame, y)
-    mask_r, mask_s = row_of(bad_refs, frame, y), row_of(bad_scis, frame, y)
+    row_r, row_s = refs[row_index(refs, frame, y)], scis[row_index(scis, frame, y)]
+    mask_r, mask_s = (
+        bad_refs[row_index(bad_refs, frame, y)],
+        bad_scis[row_index(bad_scis, frame, y)],
+    )
     out = image[frame, y]
     for x in range(first, last):
         bad = is_bad(row_r[x], mask_r[x]) | is_bad(row_s[x], mask_s[x])

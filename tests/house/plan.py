@@ -49,12 +49,6 @@ EXCEPTIONS: dict[str, str] = {
     "fastdiff/core/arrays.py": "the one door: all that asks for kinds of arrays stands there",
     "benchmarks/quality_transinet.py::ztf": "one table of a card, row by row",
     "kernels/declare.py": "the declaration and all that is made from it",
-    "kernels/image/gram.py::gram_cpu": "a loop over stamps by hand; to be declared",
-    "kernels/image/gram.py::normal_equations": "what the loop over stamps needs",
-    "kernels/image/match.py": "the kernel of one network's input; to be declared in parts",
-    "kernels/image/photometry.py::fit_scale": "one robust fit, step by step; to be cut in parts",
-    "kernels/image/tile.py": "the way of a tile in and out; to be cut in files",
-    "kernels/image/tile.py::cut_tiles": "what the loops over tiles need",
 }
 # Module or folder -> the test file in which it is tested through what calls it.
 TESTED_THROUGH = {

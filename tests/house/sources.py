@@ -264,7 +264,9 @@ def _functions(parent: ast.AST, path: str, prefix: str) -> Iterator[Function]:
             if isinstance(parent, ast.ClassDef) and arguments[:1] in (["self"], ["cls"]):
                 del arguments[0]
             lines = node.end_lineno - node.lineno + 1 - _doc_lines(node)
-            marks = tuple(name_of(mark) for mark in node.decorator_list)
+            # The loops of a declared kernel are methods of a class that has the mark.
+            around = parent.decorator_list if isinstance(parent, ast.ClassDef) else []
+            marks = tuple(name_of(mark) for mark in (*node.decorator_list, *around))
             yield Function(path, prefix + node.name, node.lineno, lines, len(arguments), marks)
         named = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
         yield from _functions(node, path, f"{prefix}{node.name}." if named else prefix)

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 
-from fastdiff.kernels import jit
 from fastdiff.kernels.curve import curves as kernel
 from fastdiff.lightcurves.curves import (
     CONSTANT_TIME,
@@ -15,7 +14,6 @@ from fastdiff.lightcurves.curves import (
     describe_flags,
     read_curves,
 )
-from tests import pretend_cupy
 
 
 def ragged(rng, sizes, missing=0.0):
@@ -192,15 +190,6 @@ def test_kernels_get_empty_errors_for_none():
     time, mag, magerr, offsets = curves.flat
     assert time is curves.time and mag is curves.mag and offsets is curves.offsets
     assert magerr.shape == (0,) and magerr.dtype == np.float64
-
-
-@pytest.fixture(params=["pretended", "real"])
-def cupy(request, monkeypatch):
-    if request.param == "pretended":
-        return pretend_cupy.install(monkeypatch)
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the same is run on pretended arrays")
-    return pytest.importorskip("cupy")
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.2])

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fastdiff.kernels import jit
 from fastdiff.kernels.curve import dmdt as kernel
 from fastdiff.lightcurves import dmdt
 from fastdiff.lightcurves.curves import CONSTANT_TIME, DROPPED, EMPTY, FEW
@@ -269,15 +268,6 @@ def test_smoothed_equals_light_curve(rng):
 
 
 # ---------------------------------------------------------------------- on a GPU
-
-
-@pytest.fixture(params=["pretended", "real"])
-def cupy(request, monkeypatch):
-    if request.param == "pretended":
-        return pretend_cupy.install(monkeypatch)
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the same is run on pretended arrays")
-    return pytest.importorskip("cupy")
 
 
 @pytest.mark.parametrize("norm", NORMS)

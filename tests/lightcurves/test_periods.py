@@ -3,11 +3,9 @@
 import numpy as np
 import pytest
 
-from fastdiff.kernels import jit
 from fastdiff.kernels.curve import harmonics, nufft
 from fastdiff.lightcurves.curves import read_curves
 from fastdiff.lightcurves.periods import period_features, periodograms
-from tests import pretend_cupy
 from tests.kernels.curve.inputs import eclipses, periodic, sawtooth, sinusoid
 from tests.kernels.curve.reference import periodogram as reference
 
@@ -205,15 +203,6 @@ def test_few_points_and_zero_errors_stay_finite(rng):
 
 
 # -------------------------------------------------------------------------------- on a GPU
-
-
-@pytest.fixture(params=["pretended", "real"])
-def cupy(request, monkeypatch):
-    if request.param == "pretended":
-        return pretend_cupy.install(monkeypatch)
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the same is run on pretended arrays")
-    return pytest.importorskip("cupy")
 
 
 @pytest.mark.parametrize("magerr", [True, False])

@@ -69,15 +69,6 @@ def test_empty_batch():
 # -------------------------------------------------------------------- on a GPU
 
 
-@pytest.fixture(params=["pretended", "real"])
-def cupy(request, monkeypatch):
-    if request.param == "pretended":
-        return pretend_cupy.install(monkeypatch)
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the same is run on pretended arrays")
-    return pytest.importorskip("cupy")
-
-
 def on(cupy, value):
     """Frames, masks and variances of a GPU; options are what they are."""
     return cupy.asarray(value) if isinstance(value, np.ndarray) and value.ndim > 1 else value

@@ -6,10 +6,9 @@ from scipy import ndimage
 
 import fastdiff
 from fastdiff import subtract_batch
-from fastdiff.difference.transinet import method as transinet
-from tests import tiny
-from tests.difference.frames import SIGMA_REF, SIGMA_SCI, SKY_SCI, make, same
-from tests.difference.reference import subtract as reference
+from tests import pretend_cupy, tiny
+from tests.difference.frames import SIGMA_REF, SIGMA_SCI, SKY_SCI, make
+from tests.difference.transinet.reference import transinet as reference
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 47), (96, 80), (150, 131), (70, 400)])
@@ -55,62 +54,6 @@ def test_what_vanished_is_negative(minus):
     d = subtract_batch(ref, sci, model=minus)
     assert d.image[40, 40] < -900
     assert d.image[20, 20] > 900
-
-
-def test_seams_are_invisible(minus):
-    blur = tiny.convolve(minus.with_name("blur.onnx"), np.full((7, 7), 1 / 49))
-    ref, sci = make((500, 420), seed=2, scale=0.8, stars=60)
-    whole = subtract_batch(ref, sci, model=blur, tile=512)
-    tiled = subtract_batch(ref, sci, model=blur, tile=128)
-    assert whole.meta["n_tiles"] == 1
-    assert tiled.meta["n_tiles"] > 12
-    # A tile measures its sky to about sigma / sqrt(4096 samples).
-    step = tiled.image - whole.image
-    assert np.abs(step).max() < 0.15 * SIGMA_SCI
-    part = subtract_batch(ref[100:350, 90:340], sci[100:350, 90:340], model=blur, tile=128)
-    inside = np.s_[10:-10, 10:-10]
-    left = part.image[inside] - tiled.image[100:350, 90:340][inside]
-    assert np.abs(left).max() < 0.25 * SIGMA_SCI
-
-
-def test_threads_batches_and_tiles_in_a_call_change_nothing(minus, monkeypatch):
-    ref, sci = make((100, 90), n=5)
-    want = subtract_batch(ref, sci, model=minus, tile=64, threads=1)
-    for threads in (2, 3, 8):
-        same(subtract_batch(ref, sci, model=minus, tile=64, threads=threads), want)
-    for i in range(5):
-        same(subtract_batch(ref[i], sci[i], model=minus, tile=64), want[i])
-    monkeypatch.setitem(transinet._PIXELS_PER_CALL, "onnxruntime-cpu", 1)
-    same(subtract_batch(ref, sci, model=minus, tile=64), want)
-
-
-def test_small_frames_share_calls_and_memory_holds_few_tiles(minus, monkeypatch):
-    shapes, cut, stitched, ahead = [], [], [], []
-    real_cut, real_stitch = transinet._Tiles.cut, transinet._Tiles.stitch
-
-    def spy_cut(self, frame, tile):
-        cut.append(len(frame))
-        ahead.append(sum(cut) - sum(stitched))
-        pairs = real_cut(self, frame, tile)
-        shapes.append(pairs.shape)
-        return pairs
-
-    def spy_stitch(self, outputs, frame, tile):
-        stitched.append(len(frame))
-        real_stitch(self, outputs, frame, tile)
-
-    monkeypatch.setattr(transinet._Tiles, "cut", spy_cut)
-    monkeypatch.setattr(transinet._Tiles, "stitch", spy_stitch)
-    images = make((32, 32), n=150)
-    subtract_batch(*images, model=minus, threads=2)
-    assert {shape[0] for shape in shapes} == {64, 150 - 128}
-    for each in (shapes, cut, stitched, ahead):
-        each.clear()
-    subtract_batch(*make((1024, 256)), model=minus, tile=64, threads=2)
-    tiles_per_call = 2**16 // 64**2
-    assert sum(stitched) == sum(cut) > 80
-    # Two at work, five waiting or done, and one being stitched.
-    assert max(ahead) <= 8 * tiles_per_call
 
 
 def test_an_input_is_left_as_it_was(minus):
@@ -172,60 +115,6 @@ def test_saturated_pixels(minus):
     np.testing.assert_array_equal(np.argwhere(d.mask), where)
     one = subtract_batch(ref[0], sci, model=minus, saturation=60000)
     np.testing.assert_array_equal(np.argwhere(one.mask[:, 10, 11]), [[0], [1]])
-
-
-def test_a_network_that_gives_no_number_is_masked(minus):
-    broken = tiny.constant(minus.with_name("broken.onnx"), np.nan)
-    d = subtract_batch(*make(), model=broken)
-    assert np.isnan(d.image).all()
-    assert d.mask.all()
-
-
-def test_noise_from_variances(minus):
-    ref, sci = make(n=2)
-    variance = np.random.default_rng(0).uniform(1, 9, sci.shape)
-    variance[0, 5, 5] = np.nan
-    d = subtract_batch(ref, sci, model=minus, sci_variances=variance)
-    np.testing.assert_allclose(d.noise, np.sqrt(variance), rtol=1e-6)
-    np.testing.assert_array_equal(np.argwhere(d.mask), [[0, 5, 5]])
-    d = subtract_batch(ref, sci, model=minus, sci_variances=variance[1])
-    np.testing.assert_allclose(d.noise, np.sqrt(variance[[1, 1]]), rtol=1e-6)
-
-
-def test_estimated_noise_follows_the_image(minus):
-    rng = np.random.default_rng(4)
-    sigma = np.linspace(2, 20, 640)
-    ref = rng.normal(0, 1, (200, 640))
-    sci = rng.normal(1000, sigma, (200, 640))
-    d = subtract_batch(ref, sci, model=minus, tile=64)
-    assert d.meta["n_tiles"] > 30
-    np.testing.assert_allclose(d.noise[:, 32:-32].mean(0), sigma[32:-32], rtol=0.1)
-    assert np.abs(np.diff(d.noise, axis=1)).max() < 0.5
-
-
-def test_gain_adds_the_poisson_noise_of_the_sources(minus):
-    ref, sci = make((64, 64), stars=2)
-    sci[3, 3] = np.nan
-    plain = subtract_batch(ref, sci, model=minus)
-    d = subtract_batch(ref, sci, model=minus, gain=2.5)
-    above = np.maximum(np.nan_to_num(sci) - d.meta["sky"][0], 0)
-    np.testing.assert_allclose(d.noise, np.sqrt(plain.noise**2 + above / 2.5), rtol=1e-4)
-    assert np.isfinite(d.noise).all()
-
-
-@pytest.mark.parametrize("symmetry", ["cyclic", "dihedral"])
-def test_symmetry_averages_the_network(minus, symmetry):
-    kernel = np.random.default_rng(1).normal(size=(3, 3))
-    turned = [np.rot90(kernel, k) for k in range(4)]
-    if symmetry == "dihedral":
-        turned += [np.rot90(kernel.T, k) for k in range(4)]
-    lopsided = tiny.convolve(minus.with_name("lopsided.onnx"), kernel)
-    fair = tiny.convolve(minus.with_name("fair.onnx"), np.mean(turned, axis=0))
-    ref, sci = make((70, 140), n=2)
-    d = subtract_batch(ref, sci, model=lopsided, symmetry=symmetry, tile=64)
-    want = subtract_batch(ref, sci, model=fair, tile=64)
-    np.testing.assert_allclose(d.image, want.image, atol=0.01)
-    assert np.abs(subtract_batch(ref, sci, model=lopsided, tile=64).image - want.image).max() > 1
 
 
 def test_an_empty_batch(minus):
@@ -291,15 +180,50 @@ def test_a_scale_that_is_known_is_taken(minus, scale):
     assert kept < 0.1 * SIGMA_SCI
 
 
-@pytest.mark.parametrize(("channel", "kernel"), [(2, "K"), (3, "L")])
-def test_a_model_may_ask_for_matched_differences(folder, channel, kernel):
-    """Channels 2 and 3 are the differences of kernels/match.py, tile by tile."""
-    from fastdiff.kernels.image import match, tile
+# -------------------------------------------------------------------- on a GPU
 
-    made = fastdiff.simulate.pairs(3, (64, 64), seed=4)
-    model = tiny.channel(folder / f"{kernel}.onnx", channel)
-    d = subtract_batch(made.ref, made.sci, model=model, threads=2)
-    pairs, sigma, _ = tile.normalise_pairs(made.ref, made.sci)
-    expected = match.match_psfs(pairs)[:, channel] * sigma[:, None, None]
-    good = ~d.mask
-    np.testing.assert_allclose(d.image[good], expected[good], rtol=1e-3, atol=1e-3 * sigma.min())
+
+@pytest.mark.parametrize(
+    "case", ["minus", "matched", "symmetry", "gain", "variances", "bad pixels"]
+)
+def test_arrays_of_a_gpu_stay_there(minus, cupy, case):
+    """Only tiles go to the network in the memory of the CPU, and only outputs come from there."""
+    ref, sci = make((150, 131), n=3)
+    options = {"model": minus, "tile": 64}
+    if case == "matched":
+        options["model"] = tiny.channel(minus.with_name("matched.onnx"), 2)
+    elif case == "symmetry":
+        options["symmetry"] = "dihedral"
+    elif case == "gain":
+        options["gain"] = 2.0
+    elif case == "variances":
+        options["sci_variances"] = np.random.default_rng(0).uniform(1, 9, sci.shape)
+    elif case == "bad pixels":
+        ref[0, 5, 5], sci[1, 100:120, 30:50] = np.nan, np.inf
+        sci[2], ref = np.nan, ref[:1]
+        options["sci_masks"] = np.random.default_rng(0).random(sci.shape) < 1e-3
+    expected = subtract_batch(ref, sci, **options)
+    there = {k: cupy.asarray(v) if isinstance(v, np.ndarray) else v for k, v in options.items()}
+    arrays = cupy.asarray(ref), cupy.asarray(sci)
+    pretend_cupy.copies.clear()
+    made = subtract_batch(*arrays, **there)
+    copied = [shape for shape in pretend_cupy.copies if len(shape) > 1 and shape[-1] > 4]
+    for name in ("image", "noise", "mask"):
+        map_, wanted = getattr(made, name), getattr(expected, name)
+        assert isinstance(map_, cupy.ndarray), name
+        np.testing.assert_allclose(map_.get(), wanted, rtol=1e-4, atol=0.01 * SIGMA_SCI)
+    assert made.meta["notes"] == expected.meta["notes"]
+    np.testing.assert_allclose(made.meta["scale"], expected.meta["scale"], rtol=1e-5)
+    n_channels = 4 if case == "matched" else 2
+    assert {shape[1:] for shape in copied if len(shape) == 4} <= {(n_channels, 64, 64)}
+    whole = [shape for shape in copied if shape[-2:] == ref.shape[-2:]]
+    assert not whole, whole
+
+
+def test_a_gpu_finds_the_constant_images_too(minus, cupy):
+    ref, sci = make((64, 64), n=3)
+    ref[0], sci[1] = 5, 7
+    expected = subtract_batch(ref, sci, model=minus)
+    made = subtract_batch(cupy.asarray(ref), cupy.asarray(sci), model=minus)
+    assert made.meta["notes"] == expected.meta["notes"]
+    np.testing.assert_allclose(made.image.get(), expected.image, atol=0.01 * SIGMA_SCI)

@@ -88,7 +88,7 @@ CASES = [
     *(
         Case(
             measure.collect,
-            lambda samples, **inputs: measure_twin.collect(**inputs, n=len(samples)),
+            lambda samples, **inputs: measure_twin.collect(**inputs, shape=samples.shape),
             collect_inputs(step, dtype),
             (12, 60, 1000),
             tolerance=0,

@@ -1,12 +1,9 @@
 """kernels/image/match.py against its twin, and what matching promises."""
 
-import inspect
-
 import numpy as np
 import pytest
 
 import fastdiff
-from fastdiff.kernels import jit
 from fastdiff.kernels.image import match, tile
 from tests.kernels.image.reference import match as reference
 
@@ -112,78 +109,16 @@ def test_same_bits_whatever_the_batch_and_the_threads(rng):
     np.testing.assert_array_equal(whole[3:4], match.match_psfs(pairs[3:4]))
 
 
-# -------------------------------------------------------------------------------- CUDA
+# -------------------------------------------------------------------------------- GPU
 
 
-def launch_all(pairs, put=np.asarray):
-    """All CUDA kernels in turn; `put` brings an array to the device."""
-    n, _, ny, nx = pairs.shape
-    m, half_y, half_x = 2 * n, (ny + 1) // 2, (nx + 1) // 2
-    rows, columns = ny + 18, nx + 18
-
-    def empty(*shape, dtype=np.float32):
-        return put(np.zeros(shape, dtype))
-
-    device = put(pairs)
-    padded, split = empty(m, rows, columns), empty(m, 2, rows, half_x + 9)
-    narrow, wide = empty(m, 5, rows, nx), empty(m, 4, rows, half_x)
-    half, basis = empty(m, 6, half_y, half_x), empty(m, match.N_BASIS, ny, nx)
-    missing, weight, left, huber = (empty(m, ny, nx) for _ in range(4))
-    normal, scratch = (empty(m, match.N_BASIS, match.N_BASIS, dtype=float) for _ in range(2))
-    right, solution = (empty(m, match.N_BASIS, dtype=float) for _ in range(2))
-
-    def launch(kernel, n_items, *arguments):
-        kernel.launch(-(-n_items // 64), 64, *arguments)
-
-    launch(match.pad_cuda, m * rows * columns, device, padded, split)
-    launch(match.across_cuda, m * rows * nx, padded, split, narrow, wide)
-    launch(match.down_cuda, m * ny * nx, device, narrow, wide, half, basis)
-    launch(match.enlarge_cuda, m * ny, device, half, basis, missing)
-    launch(match.weigh_cuda, n * ny * nx, device, basis, weight)
-    for used in (weight, huber):
-        n_entries = m * match.N_BASIS * (match.N_BASIS + 1)
-        launch(match.normal_cuda, n_entries, basis, missing, used, normal, right)
-        launch(match.solve_cuda, m, normal, right, scratch, solution)
-        launch(match.remainder_cuda, m * ny * nx, basis, solution, missing, weight, left, huber)
-    left = left.copy_to_host() if hasattr(left, "copy_to_host") else left
-    return left.reshape(n, 2, ny, nx) * np.array([1, -1], np.float32).reshape(1, 2, 1, 1)
-
-
-def test_simulator_and_cpu_agree(rng, run_in_cuda_simulator):
-    pairs = star_pair(rng, (11, 14), (2.0, 3.0), n_stars=2)[None]
-    made = run_in_cuda_simulator(
-        "from fastdiff.kernels.image import match\n"
-        + inspect.getsource(launch_all)
-        + "np.savez(OUT, left=launch_all(pairs))",
-        pairs=pairs,
-    )
-    expected = match.match_psfs(pairs)[:, 2:]
-    np.testing.assert_allclose(made["left"], expected, atol=5e-5 * np.abs(pairs).max())
-
-
-def test_gpu_and_cpu_agree(rng):
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    pairs = np.stack([star_pair(rng, (64, 64), (2.0, 3.0)) for _ in range(3)])
-    made = launch_all(pairs, put=jit.cuda.to_device)
-    expected = match.match_psfs(pairs)[:, 2:]
-    np.testing.assert_allclose(made, expected, atol=1e-3 + 5e-5 * np.abs(pairs).max())
-
-
-@pytest.mark.parametrize("capability", [(8, 0), (9, 0)])
-def test_compiles_to_ptx(capability):
-    three, four = np.empty((1, 1, 1), np.float32), np.empty((1, 1, 1, 1), np.float32)
-    matrix, vector = np.empty((1, 1, 1)), np.empty((1, 1))
-    signatures = {
-        match.pad_cuda: (four, three, four),
-        match.across_cuda: (three, four, four, four),
-        match.down_cuda: (four, four, four, four, four),
-        match.enlarge_cuda: (four, four, four, three),
-        match.weigh_cuda: (four, four, three),
-        match.normal_cuda: (four, three, three, matrix, vector),
-        match.solve_cuda: (matrix, vector, matrix, vector),
-        match.remainder_cuda: (four, vector, three, three, three, three),
-    }
-    for kernel, signature in signatures.items():
-        text = kernel.ptx(signature, capability)
-        assert f".target sm_{capability[0]}{capability[1]}" in text, kernel.__name__
+@pytest.mark.parametrize("at_a_time", [1, 3 * 2 * 40 * 44 * 40, match.AT_A_TIME])
+def test_arrays_of_a_gpu_give_the_same(rng, monkeypatch, cupy, at_a_time):
+    """However many pairs go through a GPU at a time."""
+    pairs = np.stack([star_pair(rng, (40, 44), (2.0, 3.0)) for _ in range(5)])
+    expected = match.match_psfs(pairs)
+    monkeypatch.setattr(match, "AT_A_TIME", at_a_time)
+    made = match.match_psfs(cupy.asarray(pairs))
+    assert isinstance(made, cupy.ndarray)
+    np.testing.assert_array_equal(made.get()[:, :2], pairs)
+    np.testing.assert_allclose(made.get(), expected, atol=1e-3 + 5e-5 * np.abs(pairs).max())

@@ -7,7 +7,6 @@ from fastdiff.kernels import jit
 from fastdiff.kernels.image import plan, tile
 from fastdiff.kernels.image.blocks import photometric_scale
 from fastdiff.kernels.image.measure import SIGMA_REF, SKY_SCI, measure_tiles
-from tests import pretend_cupy
 from tests.kernels.image.fields import frames, gaussian_star, measured, star_field
 from tests.kernels.image.reference import tile as reference
 from tests.kernels.image.reference.measure import measure
@@ -197,16 +196,6 @@ def everything(put, pixels, origins, shape):
     return {"stats": stats, "scale": scale, "tiles": tiles, "image": image}
 
 
-@pytest.fixture(params=["a stand-in", "a GPU"])
-def cupy(request, monkeypatch):
-    """CuPy, or what stands in for it."""
-    if request.param == "a stand-in":
-        return pretend_cupy.install(monkeypatch)
-    if not jit.cuda_available():
-        pytest.skip("no CUDA device: the kernels were checked in the simulator and as PTX")
-    return pytest.importorskip("cupy")
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("one_reference", [False, True])
 def test_arrays_of_a_gpu_give_the_same(rng, cupy, dtype, one_reference):
@@ -224,5 +213,5 @@ def test_arrays_of_a_gpu_give_the_same(rng, cupy, dtype, one_reference):
     np.testing.assert_allclose(made["scale"], expected["scale"], rtol=1e-5)
     np.testing.assert_allclose(made["tiles"], expected["tiles"], **TOLERANCE)
     np.testing.assert_allclose(made["image"], expected["image"], rtol=1e-4, atol=1e-3)
-    assert (expected["scale"] != 1).all()
+    assert expected["scale"][0] != 1  # it was measured
     assert np.isnan(expected["image"]).any()

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fastdiff.kernels.image import plan
-from tests.kernels.image.measure import measure
+from tests.kernels.image.reference.measure import measure
 from tests.kernels.image.reference.pixels import good_pixels
 from tests.kernels.image.reference.tile import normalise, stitch
 

@@ -70,16 +70,20 @@ def measure(image, bad, origins, shape):
     return out
 
 
-def collect(frames, bad, origins, number, width, step, n):
-    """Samples of n tiles, counted through the batch from `number` on; infinity for bad pixels."""
+def collect(frames, bad, origins, number, width, step, shape):
+    """Samples of tiles, (tiles, samples), counted through the batch from `number` on.
+
+    Bad pixels are infinite.
+    """
+    n, n_samples = shape
     rows = []
     for i in range(number, number + n):
         frame, (y, x) = i // len(origins), origins[i % len(origins)]
         image = frames[min(frame, len(frames) - 1)]
         good = good_pixels(image, np.broadcast_to(bad[min(frame, len(bad) - 1)], image.shape))
-        height = len(image) + width  # rows of the tile, and more than enough below them
+        height = n_samples * step // width + 1
         values = padded(np.where(good, image, np.inf), y, x, height, width, np.inf)
-        rows.append(values.ravel()[::step])
+        rows.append(values.ravel()[::step][:n_samples])
     return rows
 
 
