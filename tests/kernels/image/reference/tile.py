@@ -11,8 +11,8 @@ def normalise(ref, sci, ref_bad, sci_bad, sky_r, sigma_r, sky_s, sigma_s, a):
     """Both channels of one tile (2, h, w) and its sigma_d."""
     sigma_d = math.sqrt(sigma_s**2 + (a * sigma_r) ** 2) or 1.0
     good_r, good_s = good_pixels(ref, ref_bad), good_pixels(sci, sci_bad)
-    channel_r = np.where(good_r, a * (np.nan_to_num(ref.astype(float)) - sky_r) / sigma_d, 0)
-    channel_s = np.where(good_s, (np.nan_to_num(sci.astype(float)) - sky_s) / sigma_d, 0)
+    channel_r = np.where(good_r, a * (np.where(good_r, ref, 0.0) - sky_r) / sigma_d, 0)
+    channel_s = np.where(good_s, (np.where(good_s, sci, 0.0) - sky_s) / sigma_d, 0)
     pair = np.stack(
         [np.where(good_r, channel_r, channel_s), np.where(good_s, channel_s, channel_r)]
     )
