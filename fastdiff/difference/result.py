@@ -19,7 +19,7 @@ _PER_IMAGE = (
     "fwhm", "stamps",
 )  # fmt: skip
 # Attributes of `Difference` that only some methods fill: maps, and lists with one entry an image.
-MAPS = ("significance", "flux", "flux_err")
+MAPS = ("significance", "flux", "flux_err", "systematic")
 LISTS = ("kernel", "psf")
 
 
@@ -65,6 +65,7 @@ class Difference:
     significance: Any = None
     flux: Any = None
     flux_err: Any = None
+    systematic: Any = None
     kernel: Any = None
     psf: Any = None
 

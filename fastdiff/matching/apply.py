@@ -22,7 +22,7 @@ from .basis import polynomial
 from .grid import BAND, BlockGrid, hats
 from .images import MatchedImage, NoFit, middles
 from .kernel import MatchingKernel
-from .noise import fit_background
+from .noise import fit_background, take_off_stripes
 
 __all__ = ["MatchedPair", "seen_through"]
 
@@ -126,6 +126,8 @@ class MatchedPair:
         self.kernel = dataclasses.replace(self.kernel, background=background)
         for band, _ in grid.bands():
             image[band] -= polynomial(background, band, self.shape, self.xp)
+        take_off_stripes(image)
+        for band, _ in grid.bands():
             if self.kernel.convolved == "sci":
                 factor = 1 / polynomial(sums, band, self.shape, self.xp)
                 image[band] *= -factor
@@ -236,52 +238,23 @@ class MatchedPair:
             psf = seen_through(np.pad(sharp, self.r), kernel)
         return (seen_through(psf, self.whitening(kernel)) if decorrelated else psf), assumed
 
-    def point_sources(
-        self, image: NDArray[np.float32], variance: NDArray[np.float32],
-        psf: NDArray[np.float64], decorrelated: bool, flux: NDArray[np.float32],
-        flux_variance: NDArray[np.float32],
-    ) -> None:  # fmt: skip
-        """Flux of a point source at each pixel by PSF photometry with equal weights, its variance.
+    def expected_spectrum(self, side: int, decorrelated: bool) -> NDArray[np.float64]:
+        """Power of the noise of the difference that the noise of both skies makes, (side, half)."""
+        if decorrelated:
+            return np.ones((side, side // 2 + 1))
+        kernel = self.kernel(*self.middle)
+        transform = np.abs(np.fft.rfft2(kernel, (max(side, len(kernel)),) * 2)) ** 2
+        power = self.target.sigma**2 + self.image.sigma**2 * transform[:side, : side // 2 + 1]
+        return power + 1e-12 * power.max() + 1e-30
 
-        The noise of the difference is correlated, that of the images is not: the variance is
-        that of sum P D / sum P^2 for the noise of the images at the middle of the frame, scaled
-        to the noise around each pixel.
+    def light_of_sources(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """PSF of the science image and the kernel of sum 1 that it is seen through; None where
+        the difference shows it as it is.
         """
-        factor = 1.0
-        if not decorrelated:
-            kernel = self.kernel(*self.middle)
-            noise_r, noise_t = self.image.sigma**2, self.target.sigma**2
-            both = _convolved(psf, kernel[::-1, ::-1])
-            alone, pixel = (psf**2).sum(), noise_t + noise_r * (kernel**2).sum()
-            if pixel > 0:
-                factor = (noise_t * alone + noise_r * (both**2).sum()) / (pixel * alone)
-        r = len(psf) // 2
-        good = np.isfinite(image) & np.isfinite(variance)
-        padded = blocks.padded_kernels(psf[None, ::-1, ::-1])
-        data = blocks.with_border(np.where(good, image, 0), r)
-        noise = blocks.with_border(np.where(good, variance, 0), r)
-        bad = blocks.with_border(~good, r, 1.0)
-        whole = np.float32((psf**2).sum())
-        grid = BlockGrid(self.shape)
-        for band, origins in grid.bands():
-
-            def convolved(
-                plane: NDArray[np.float32], mode: int, origins: NDArray[np.int64]
-            ) -> NDArray[np.float32]:
-                one = np.ones((len(origins), 1))
-                return blocks.convolve_blocks(
-                    plane, padded, one, origins, grid.side, mode, self.threads
-                )
-
-            signal = grid.joined(convolved(data, blocks.PLAIN, origins), band)
-            error = grid.joined(convolved(noise, blocks.SQUARE, origins), band)
-            touched = grid.touched(bad, origins, r)
-            lost = convolved(bad, blocks.SQUARE, origins[touched])
-            # What of the PSF is on good pixels.
-            area = whole - grid.joined(lost, band, touched)
-            area = np.where(good[band], area, np.nan)
-            flux[band] = signal / area
-            flux_variance[band] = np.float32(factor) * error / area**2
+        if self.kernel.convolved == "ref":
+            return None
+        psf, kernel = self.image.own_psf(), self.kernel(*self.middle)
+        return None if psf is None else (psf, kernel / kernel.sum())
 
 
 def seen_through(psf: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:

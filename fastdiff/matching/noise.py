@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,9 +15,11 @@ from fastdiff.kernels.image.plan import plan_tiles
 from .basis import powers_up_to, terms_at
 from .grid import BlockGrid, hats
 
-__all__ = ["STAMPS_PER_TERM", "calibrate", "fit_background"]
+__all__ = ["STAMPS_PER_TERM", "calibrate", "fit_background", "take_off_stripes"]
 
 STAMPS_PER_TERM = 4  # that each term of a polynomial needs
+_LEAST_LINES = 32  # that tell whether there are stripes
+_LEAST_STRIPES = 0.5  # part of the variance of rows or columns that is no noise
 
 
 def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64]:
@@ -47,6 +51,43 @@ def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64
             break
         kept = fits
     return coefficients
+
+
+def take_off_stripes(image: Any) -> None:
+    """Take the levels of columns and rows off a difference, where they vary more than noise makes.
+
+    Amplifiers leave steps and read-out leaves rows; the median of a row is hardly touched by
+    sources. Levels are shrunk by what noise alone would make of them, so that nothing is done
+    where there are no stripes.
+    """
+    xp = arrays.namespace(image)
+    for axis in (0, 1):
+        seen = image[::4] if axis == 0 else image[:, ::4]
+        if not _stripes_of(arrays.on_host(seen), axis)[1] > _LEAST_STRIPES:
+            continue
+        levels, kept = _stripes_of(arrays.on_host(image), axis)
+        image -= xp.expand_dims(xp.asarray((kept * levels).astype(np.float32)), axis)
+
+
+def _stripes_of(image: NDArray[np.float32], axis: int) -> tuple[NDArray[np.float64], float]:
+    """Levels of the columns (axis 0) or rows, and how much of their variance is no noise."""
+    lines = np.ascontiguousarray(image.T) if axis == 0 else image
+    good = np.isfinite(lines)
+    n_good = good.sum(1)
+    filled = lines if good.all() else np.where(good, lines, 0)
+    levels = np.median(filled, axis=1)
+    usable = 2 * n_good > lines.shape[1]
+    if usable.sum() < _LEAST_LINES:
+        return np.zeros(len(lines)), 0.0
+    spread = SIGMA_PER_MAD * np.median(np.abs(filled[:: _step_of(lines)]))
+    expected = np.pi / 2 * spread**2 / np.median(n_good[usable])
+    levels = np.where(usable, levels - np.median(levels[usable]), 0.0)
+    variance = float(np.mean(np.minimum(levels[usable] ** 2, (10 * spread) ** 2)))
+    return levels, max(0.0, 1 - expected / variance) if variance > 0 else 0.0
+
+
+def _step_of(lines: NDArray[Any]) -> int:
+    return max(1, len(lines) // 64)
 
 
 def calibrate(

@@ -21,6 +21,7 @@ __all__ = ["Stars", "find_stars", "fwhm_of"]
 _MAX_CANDIDATES = 3000  # sources that are measured, the brightest
 _NEIGHBOUR = 3.0  # FWHM; an isolated star has no neighbour within them ...
 _FAINT_NEIGHBOUR = 0.03  # ... of more than this part of its flux
+_COMMON_WIDTH, _COMMON_PART = 0.12, 0.25  # of log(FWHM); of the most sources in such a range
 _SCATTER = 0.03  # of the widths of stars over a frame, at least
 _ROUNDNESS = 0.1  # of the shapes of stars over a frame, at least
 
@@ -213,14 +214,28 @@ def _mode(values: NDArray[Any]) -> float:
     return float(np.mean(values))
 
 
+def _narrow_mode(size: NDArray[np.float64]) -> float:
+    """Middle of the narrowest sizes that are common: of a quarter of those of the mode, and 3."""
+    size = np.sort(size)
+    count = np.searchsorted(size, size + _COMMON_WIDTH, side="right") - np.arange(len(size))
+    common = np.flatnonzero(count >= max(3, _COMMON_PART * count.max(initial=0)))
+    if not len(common):
+        return _mode(size)
+    return _mode(size[common[0] : common[0] + count[common[0]]])
+
+
 def _point_like(
     good: NDArray[np.bool_], fwhm: Any, e1: Any, e2: Any, snr: Any
 ) -> NDArray[np.bool_]:
-    """Which sources have the most common width and shape, within the errors."""
+    """Which sources have the width and the shape of the narrowest common kind, within the errors.
+
+    Nothing in the sky is narrower than a star: where galaxies are the many, a few stars are still
+    the narrowest sources of which several have one width.
+    """
     size, error = np.log(fwhm), 1.5 / snr
     # Few bright stars tell the width better than many faint sources.
     bright = good & (snr >= np.sort(snr[good])[::-1][min(good.sum() - 1, 100)])
-    centre = _mode(size[bright])
+    centre = _narrow_mode(size[bright])
     kept = good & (abs(size - centre) < 0.3)
     for _ in range(3):
         chosen = bright & kept if (bright & kept).sum() >= 5 else kept

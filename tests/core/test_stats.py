@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import optimize
 
-from fastdiff.core.stats import FWHM_PER_SIGMA, mad_sigma
+from fastdiff.core.stats import FWHM_PER_SIGMA, mad_sigma, nonnegative
 
 
 def test_width_of_a_gaussian_with_outliers(rng):
@@ -23,3 +24,11 @@ def test_centre_and_axis_are_those_asked_for():
 def test_full_width_is_where_a_gaussian_has_half_its_height():
     half = FWHM_PER_SIGMA / 2
     assert np.exp(-(half**2) / 2) == pytest.approx(0.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_nonnegative_least_squares(rng, n):
+    for _ in range(50):
+        design, values = rng.normal(size=(6, n)), rng.normal(size=6)
+        made = nonnegative(design, values)
+        np.testing.assert_allclose(made, optimize.nnls(design, values)[0], atol=1e-12)

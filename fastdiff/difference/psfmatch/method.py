@@ -39,11 +39,13 @@ from fastdiff.matching.frames import Frames
 from fastdiff.matching.images import NoFit, load_image
 from fastdiff.matching.kernel import MatchingKernel
 from fastdiff.matching.noise import calibrate
+from fastdiff.matching.sources import find_filter, point_sources, systematic_error
 from fastdiff.stars.psf import ASSUMED_FWHM
 
 __all__ = ["MatchingKernel", "subtract"]
 
-MAPS = ("significance", "flux", "flux_err")
+_SKY_TILE, _SKY_TILES = 64, 65  # pixels a side; about how many (odd: no column of tiles alone)
+MAPS = ("significance", "flux", "flux_err", "systematic")
 """Of point sources at each pixel, where `significance` is asked for."""
 
 
@@ -141,7 +143,9 @@ def subtract(
     )  # fmt: skip
     clock = Clock(("measure", "stars", "fit", "difference", "significance"))
     with clock("measure"):
-        origins, shape = plan_tiles(ny, nx)
+        # Small ones, in which a gradient of the sky is no noise; some of them tell the median.
+        origins, shape = plan_tiles(ny, nx, _SKY_TILE, 0)
+        origins = origins[:: -(-len(origins) // _SKY_TILES)]
         pixels = host.refs, host.scis, host.bad_refs, host.bad_scis
         stats = measure_tiles(pixels, origins, shape, frames.threads)
     if significance:
@@ -261,12 +265,14 @@ def _find_point_sources(
             "the kernel; give `ref_psfs` or `sci_psfs`"
         )
     frames, i = work.frames, work.i
-    significance, flux, flux_err = (frames.extras[name][i] for name in MAPS)
-    pair.point_sources(
-        frames.image[i], frames.noise[i], made.psf, options.decorrelate, flux, flux_err
-    )
+    significance, flux, flux_err, systematic = (frames.extras[name][i] for name in MAPS)
+    image, variance = frames.image[i], frames.noise[i]
+    filter_ = find_filter(pair, image, variance, made.psf, options.decorrelate)
+    point_sources(image, variance, filter_, pair.signal, flux, flux_err, work.threads)
     # Variances that came say nothing of how the noise of resampled pixels correlates.
     calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
+    systematic[:], _ = systematic_error(pair, image, flux, flux_err, filter_)
+    flux_err += systematic**2
     np.sqrt(flux_err, out=flux_err)
     with np.errstate(divide="ignore", invalid="ignore"):
         np.divide(flux, flux_err, out=significance)

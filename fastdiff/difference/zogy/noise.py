@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma
+from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma, nonnegative
 
-from .stars import nonnegative
 from .tiles import SIGNIFICANT
 
 __all__ = ["Maps", "calibrate", "finish"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastdiff.core.stats import mad_sigma
+from fastdiff.core.stats import mad_sigma, nonnegative
 from fastdiff.stars.find import Stars, fwhm_of
 from fastdiff.stars.moments import adaptive_moments, cut_stamps, shift_matrix
 
@@ -17,7 +17,7 @@ from .tiles import ZogyImage, ZogyTile
 
 __all__ = [
     "MIN_MATCHED", "STARS_OF_A_PSF", "StarPair", "centre_of", "fit_scale", "match_stars",
-    "nonnegative", "registration_error", "shifted", "stars_near", "tile_of",
+    "registration_error", "shifted", "stars_near", "tile_of",
 ]  # fmt: skip
 
 MIN_MATCHED = 3  # stars that tell scale and registration
@@ -150,14 +150,3 @@ def fit_scale(
             return 1.0, 0
         scale = float(np.average(slope[use], weights=total[use] ** -2))
     return scale, int(use.sum())
-
-
-def nonnegative(design: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares of one or two unknowns that are 0 or more."""
-    found = np.linalg.lstsq(design, values, rcond=None)[0]
-    if (found < 0).any():
-        # The best is on an edge then: one of them is 0.
-        product = design.T @ values
-        alone = np.maximum(product, 0) / (design**2).sum(0)
-        found = np.where(np.arange(len(alone)) == np.argmax(alone * product), alone, 0.0)
-    return found

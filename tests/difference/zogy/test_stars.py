@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy import optimize
 
-from fastdiff.difference.zogy import stars as zogy_stars
 from tests.difference.zogy.pairs import (
     FWHM_R,
     FWHM_S,
@@ -28,11 +26,3 @@ def test_scatter_of_the_registration_is_measured():
     assert d.meta["astrometric_noise"][0] == pytest.approx(0.15, rel=0.35)
     trusting = run(ref, sci, gain=1.0, **PSFS, astrometric_noise=0, calibrate=False)
     assert np.nanmax(np.abs(trusting.significance)) > 3 * np.nanmax(np.abs(d.significance))
-
-
-@pytest.mark.parametrize("n", [1, 2])
-def test_nonnegative_least_squares(rng, n):
-    for _ in range(50):
-        design, values = rng.normal(size=(6, n)), rng.normal(size=6)
-        made = zogy_stars.nonnegative(design, values)
-        np.testing.assert_allclose(made, optimize.nnls(design, values)[0], atol=1e-12)
