@@ -18,6 +18,7 @@ from fastdiff.core import arrays
 
 from .group import ImageGroup
 from .measure import BLENDED, EDGE, FLAGS, MASKED, SATURATED
+from .points import PointMaps
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -30,11 +31,15 @@ _PIXEL_THRESHOLD = 0.5
 _GROUP_PIXELS = 2**24
 _COLUMNS = {
     "image": "index of the image in the batch",
-    "x": "flux-weighted centre along the second axis, 0-based pixel centres",
-    "y": "flux-weighted centre along the first axis, 0-based pixel centres",
-    "flux": "sum over the grown region, in counts of the science image; negative if it faded",
-    "flux_err": "1 sigma error of flux",
+    "x": "centre along the second axis, 0-based pixel centres",
+    "y": "centre along the first axis, 0-based pixel centres",
+    "x_err": "1 sigma error of x, in pixels",
+    "y_err": "1 sigma error of y, in pixels",
+    "flux": "flux of a point source, in counts of the science image; negative if it faded",
+    "flux_err": "1 sigma error of flux, the systematic one included",
+    "flux_err_systematic": "part of flux_err that what is left of other sources makes",
     "snr": "flux / flux_err",
+    "flux_network": "sum of what the network painted over the grown region, in counts",
     "flags": "sum of " + ", ".join(f"{bit} ({name.lower()})" for name, bit in FLAGS.items()),
     "n_pixels": "pixels above the pixel threshold",
     "peak": "value of the pixel that stands out most, in counts",
@@ -151,27 +156,29 @@ def find_transients(
     if min_pixels < 1:
         raise ValueError(f"min_pixels is {min_pixels}; it must be at least 1")
     saturated = np.asarray(meta.get("saturated", np.empty((0, 3))), dtype=np.int64)
-    significance = getattr(difference, "significance", None)
-    if significance is not None:
-        significance = arrays.to_numpy(significance, "significance", images=False)
-        significance = significance.reshape(images.shape)
-        pixel_threshold, min_pixels = float(threshold), 1
+    has_maps = getattr(difference, "significance", None) is not None
 
     parts = []
     for first, last in _groups(images.shape):
         here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)] - [first, 0, 0]
         some = None if masks is None else masks[first:last]
-        group = searched = ImageGroup(images[first:last], noises[first:last], some, here)
-        if significance is not None:
-            one = np.broadcast_to(np.float32(1), group.shape)
-            searched = ImageGroup(significance[first:last], one, some, here)
+        group = ImageGroup(images[first:last], noises[first:last], some, here)
+        points = PointMaps(difference, first, last, group) if has_maps else None
         for factor in _SIGNS[sign]:
-            part = searched.find(factor, pixel_threshold, int(min_pixels), noise_free)
-            if significance is not None:
-                _as_point_sources(part, group, searched, difference, first)
+            if points is not None and not noise_free:
+                part = _searched(group, points, factor, float(threshold))
+            else:
+                part = group.find(factor, pixel_threshold, int(min_pixels), noise_free)
+                if points is not None:
+                    part = _measured(part, points, factor)
             part["image"] += first
             parts.append(part)
-    columns = {name: np.concatenate([p[name] for p in parts] or [[]]) for name in _COLUMNS}
+    known = parts[0] if parts else _COLUMNS
+    columns = {
+        name: np.concatenate([part[name] for part in parts] or [[]])
+        for name in _COLUMNS
+        if name in known
+    }
     return _table(columns, threshold, pixel_threshold, sign)
 
 
@@ -199,28 +206,31 @@ def _open(
     return images, noises, masks
 
 
-def _as_point_sources(
-    part: dict[str, NDArray[Any]],
-    group: ImageGroup,
-    searched: ImageGroup,
-    difference: Any,
-    first: int,
-) -> None:
-    """Turn what was measured in a map of significance into measures of point sources."""
-    top = part.pop("top")
-    image, y, x = group.positions(top)
-    # The top of a parabola through the peak and its neighbours: other sources do not pull on it.
-    part["y"], part["x"] = y + searched.vertex(top, 1, 0), x + searched.vertex(top, 0, 1)
-    part["snr"] = part["peak"]
-    part["peak"] = group.images[top].astype(np.float64)
-    part["flux"], part["flux_err"] = (
-        arrays.to_numpy(getattr(difference, name), name, images=False)
-        .reshape(-1, *group.shape[1:])[image + first, y, x]
-        .astype(np.float64)
-        for name in ("flux", "flux_err")
-    )
-    # The map is the difference correlated with its PSF: sqrt(2) times as wide.
+def _searched(
+    group: ImageGroup, points: PointMaps, factor: int, threshold: float
+) -> dict[str, NDArray[Any]]:
+    """Columns of the candidates of a map of significance."""
+    one = np.broadcast_to(np.float32(1), group.shape)
+    searched = ImageGroup(points.significance, one, group.masks, group.saturated_pixels)
+    part = searched.find(factor, threshold, 1, noise_free=False)
+    part |= points.measure(part.pop("top"))
+    # The map is the difference correlated with its PSF.
     part["fwhm"] = part["fwhm"] / np.sqrt(2.0)
+    return part
+
+
+def _measured(
+    part: dict[str, NDArray[Any]], points: PointMaps, factor: int
+) -> dict[str, NDArray[Any]]:
+    """Candidates that a network found, measured as point sources; one for each of these."""
+    top = points.near(part, factor)
+    part = {name: values for name, values in part.items() if name != "top"}
+    part["flux_network"] = part["flux"]
+    brightest = np.argsort(-np.abs(part["flux"]), kind="stable")
+    _, first = np.unique(top[brightest], return_index=True)
+    kept = np.sort(brightest[first])
+    kept = kept[top[kept] >= 0]
+    return {name: values[kept] for name, values in part.items()} | points.measure(top[kept])
 
 
 def _groups(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -238,13 +248,16 @@ def _table(
     keep = np.abs(columns["snr"]) >= threshold
     order = np.lexsort((-np.abs(columns["snr"][keep]), columns["image"][keep]))
     table = Table()
-    for name, description in _COLUMNS.items():
+    for name, values in columns.items():
         kind = np.int64 if name in _INTEGERS else np.float64
-        table[name] = columns[name][keep][order].astype(kind)
-        table[name].description = description
-    for name, form in {"x": ".2f", "y": ".2f", "flux": ".5g", "flux_err": ".4g", "snr": ".2f",
+        table[name] = values[keep][order].astype(kind)
+        table[name].description = _COLUMNS[name]
+    for name, form in {"x": ".2f", "y": ".2f", "x_err": ".2f", "y_err": ".2f",
+                       "flux": ".5g", "flux_err": ".4g", "flux_err_systematic": ".3g",
+                       "snr": ".2f", "flux_network": ".5g",
                        "peak": ".5g", "fwhm": ".2f", "ellipticity": ".2f",
                        "theta": ".1f"}.items():  # fmt: skip
-        table[name].info.format = form
+        if name in columns:
+            table[name].info.format = form
     table.meta.update(threshold=threshold, pixel_threshold=pixel_threshold, sign=sign)
     return table

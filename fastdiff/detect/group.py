@@ -36,7 +36,7 @@ class ImageGroup:
     ):
         self.shape = images.shape
         self.images = np.ascontiguousarray(images).reshape(-1)
-        self.noises, self.masks = noises, masks
+        self.noises, self.masks, self.saturated_pixels = noises, masks, saturated
         self.saturated = np.sort(saturated @ [self.shape[1] * self.shape[2], self.shape[2], 1])
 
     def positions(self, pixels: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
@@ -50,18 +50,6 @@ class ImageGroup:
         _, y, x = self.positions(pixels)
         inside = (y + dy >= 0) & (y + dy < self.shape[1]) & (x + dx >= 0) & (x + dx < self.shape[2])
         return inside, pixels[inside] + (dy * self.shape[2] + dx)
-
-    def vertex(self, pixels: NDArray[np.int64], dy: int, dx: int) -> NDArray[np.float64]:
-        """Where between -0.5 and 0.5 the parabola through three pixels in a line has its top."""
-        values = np.full((3, len(pixels)), np.nan)
-        values[1] = self.images[pixels]
-        for row, step in ((0, -1), (2, 1)):
-            inside, near = self.neighbours(pixels, step * dy, step * dx)
-            values[row, inside] = self.images[near]
-        left, middle, right = values
-        bend = 2.0 * middle - left - right
-        offset = np.divide(right - left, 2.0 * bend, out=np.zeros(len(pixels)), where=bend != 0)
-        return np.clip(np.nan_to_num(offset), -0.5, 0.5)
 
     def noise_at(self, pixels: NDArray[np.int64]) -> NDArray[Any]:
         """Noise, 1 sigma, of `pixels`."""
