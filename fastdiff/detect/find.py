@@ -213,7 +213,7 @@ def _searched(
     one = np.broadcast_to(np.float32(1), group.shape)
     searched = ImageGroup(points.significance, one, group.masks, group.saturated_pixels)
     part = searched.find(factor, threshold, 1, noise_free=False)
-    part |= points.measure(part.pop("top"))
+    part |= points.measure(part.pop("top"), factor)
     # The map is the difference correlated with its PSF.
     part["fwhm"] = part["fwhm"] / np.sqrt(2.0)
     return part
@@ -230,7 +230,7 @@ def _measured(
     _, first = np.unique(top[brightest], return_index=True)
     kept = np.sort(brightest[first])
     kept = kept[top[kept] >= 0]
-    return {name: values[kept] for name, values in part.items()} | points.measure(top[kept])
+    return {name: values[kept] for name, values in part.items()} | points.measure(top[kept], factor)
 
 
 def _groups(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -13,6 +13,7 @@ from .group import ImageGroup
 
 __all__ = ["PointMaps"]
 
+_NEIGHBOURS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if (dy, dx) != (0, 0)]
 _REACH = 2  # pixels, from the middle of a region to the top of its point source
 
 
@@ -64,30 +65,56 @@ class PointMaps:
                 best[higher], value[higher] = pixel[higher], here[higher]
         return best
 
-    def measure(self, top: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        """Columns of the point sources whose highest pixels are `top`.
+    def climb(self, top: NDArray[np.int64], factor: int) -> NDArray[np.int64]:
+        """Pixel where the flux, times `factor`, is highest near each of `top`.
+
+        Where the noise rises, as towards the middle of a galaxy, the significance is highest beside
+        the source.
+        """
+        flux = self.maps["flux"]
+        for _ in range(_REACH):
+            best, value = top.copy(), factor * flux[top].astype(np.float64)
+            for dy, dx in _NEIGHBOURS:
+                inside, near = self.group.neighbours(top, dy, dx)
+                here = np.full(len(top), -np.inf)
+                here[inside] = factor * flux[near]
+                higher = here > value
+                best[higher], value[higher] = (
+                    (top + dy * self.group.shape[2] + dx)[higher],
+                    (here[higher]),
+                )
+            top = best
+        return top
+
+    def measure(self, top: NDArray[np.int64], factor: int) -> dict[str, NDArray[Any]]:
+        """Columns of the point sources whose most significant pixels are `top`.
 
         Between pixels maps are parabolas along each axis, through a pixel and its neighbours: the
-        top of that of the significance is the place of the source.
+        top of that of the flux is the place of the source.
         """
+        top = self.climb(top, factor)
         image, y, x = self.group.positions(top)
         dx, dy = self.offset(top, 0, 1), self.offset(top, 1, 0)
-        at = {name: self.between(name, top, dx, dy) for name in ("significance", "flux")}
+        flux = self.between("flux", top, dx, dy)
         error = self.maps["flux_err"][top].astype(np.float64)
+        # The significance may know of errors that the fluxes do not (ZOGY: of the registration).
+        pixel = self.maps["flux"][top].astype(np.float64)
+        ratio = np.divide(flux, pixel, out=np.ones(len(top)), where=pixel != 0)
         columns = {
-            "x": x + dx, "y": y + dy, "flux": at["flux"], "flux_err": error,
-            "snr": at["significance"], "peak": self.group.images[top].astype(np.float64),
+            "x": x + dx, "y": y + dy, "flux": flux, "flux_err": error,
+            "snr": self.maps["significance"][top] * ratio,
+            "peak": self.group.images[top].astype(np.float64),
         }  # fmt: skip
         if "systematic" in self.maps:
             columns["flux_err_systematic"] = self.maps["systematic"][top].astype(np.float64)
         slopes = np.array([self.position_error(i) for i in range(self.group.shape[0])])
-        ratio = np.abs(error / np.where(at["flux"] == 0, np.nan, at["flux"]))
-        columns["x_err"], columns["y_err"] = (slopes[image, k] * ratio for k in range(2))
+        relative = np.abs(error / np.where(flux == 0, np.nan, flux))
+        columns["x_err"], columns["y_err"] = (slopes[image, k] * relative for k in range(2))
         return columns
 
     def offset(self, pixels: NDArray[np.int64], dy: int, dx: int) -> NDArray[np.float64]:
-        """Where between -0.5 and 0.5 the parabola of the significance has its top."""
-        left, middle, right = self.line("significance", pixels, dy, dx)
+        """Where between -0.5 and 0.5 the parabola of the flux has its top."""
+        left, middle, right = self.line("flux", pixels, dy, dx)
         bend = 2.0 * middle - left - right
         offset = np.divide(right - left, 2.0 * bend, out=np.zeros(len(pixels)), where=bend != 0)
         return np.clip(np.nan_to_num(offset), -0.5, 0.5)

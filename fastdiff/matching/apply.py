@@ -22,7 +22,7 @@ from .basis import polynomial
 from .grid import BAND, BlockGrid, hats
 from .images import MatchedImage, NoFit, middles
 from .kernel import MatchingKernel
-from .noise import fit_background, take_off_stripes
+from .noise import fit_background, fit_noise, take_off_stripes
 
 __all__ = ["MatchedPair", "seen_through"]
 
@@ -103,14 +103,12 @@ class MatchedPair:
         bad = blocks.with_border(self.image.bad, self.r, 1.0)
         whole = float(np.abs(self.kernel(*self.middle)).sum())
         sums = self.kernel.components.sum((1, 2))
-        # Noise of the convolved image is no signal.
-        floor = 3 * self.image.sigma * np.sqrt((self.kernel(*self.middle) ** 2).sum())
         by_transforms = 2 * self.r + 1 >= _FFT_SIZE
         convolve = self.transformed_bands() if by_transforms else self.summed_bands(grid)
         for band, origins in grid.bands():
             model = convolve(band, origins)
             rest = self.target.data[band] - model
-            error = self.signal * np.where(model > floor, model, 0)
+            error = np.zeros_like(rest)
             error += grid.joined(self.known_variance(origins, grid.side), band)
             other = self.target.variance
             error += self.target.sigma**2 if other is None else other[band]
@@ -246,6 +244,37 @@ class MatchedPair:
         transform = np.abs(np.fft.rfft2(kernel, (max(side, len(kernel)),) * 2)) ** 2
         power = self.target.sigma**2 + self.image.sigma**2 * transform[:side, : side // 2 + 1]
         return power + 1e-12 * power.max() + 1e-30
+
+    def light_of_both(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Light of the sources that both images have, in counts of the science image.
+
+        What is new is not in it; 0 where the difference `image` is bad.
+        """
+        light = np.where(np.isfinite(image), self.target.data, 0)
+        if self.kernel.convolved == "ref":
+            return light - np.where(np.isfinite(image), image, 0)  # the reference, matched
+        light /= np.float32(self.kernel.sum(*self.middle))
+        return light + np.where(image < 0, image, 0)
+
+    def add_photons(self, image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:
+        """Add the photon noise of the sources that both images have, where no variance tells it.
+
+        Where none came at all it is measured on the difference, and so is the noise of the sky:
+        that of the images is too high where there is hardly a pixel without a source.
+        """
+        if self.image.variance is not None and self.target.variance is not None:
+            return
+        light = self.light_of_both(image)
+        sigma = self.target.sigma
+        if self.kernel.convolved == "sci":
+            factor = float(self.kernel.sum(*self.middle))
+            sigma, self.signal = sigma / factor, self.signal / factor
+        light *= light > np.float32(3 * sigma)
+        if self.measured:
+            of_sky, self.signal = fit_noise(image, variance, light)
+            variance *= np.float32(of_sky)
+        light *= np.float32(self.signal)
+        variance += light
 
     def light_of_sources(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """PSF of the science image and the kernel of sum 1 that it is seen through; None where

@@ -8,16 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.core.stats import SIGMA_PER_MAD
+from fastdiff.core.stats import SIGMA_PER_MAD, nonnegative
 from fastdiff.kernels.image.measure import MIN_SAMPLES
 from fastdiff.kernels.image.plan import plan_tiles
 
 from .basis import powers_up_to, terms_at
 from .grid import BlockGrid, hats
 
-__all__ = ["STAMPS_PER_TERM", "calibrate", "fit_background", "take_off_stripes"]
+__all__ = [
+    "MEDIAN", "STAMPS_PER_TERM", "TAIL", "calibrate", "fit_background", "fit_bins", "fit_noise",
+    "light_bins", "take_off_stripes", "variance_of_bins",
+]  # fmt: skip
 
 STAMPS_PER_TERM = 4  # that each term of a polynomial needs
+MEDIAN, TAIL = (0.5, 0.6745), (0.9, 1.6449)
+"""Quantiles of the modulus of a Gaussian variable, and how many sigmas they are."""
+_LEAST_OF_BIN = 50  # pixels
+_SAMPLES = 200_000  # pixels that tell the noise of a frame
 _LEAST_LINES = 32  # that tell whether there are stripes
 _LEAST_STRIPES = 0.5  # part of the variance of rows or columns that is no noise
 
@@ -124,3 +131,54 @@ def calibrate(
     along_x, along_y = (xp.asarray(a, np.float32) for a in (along_x, hats(np.arange(ny), ys)))
     for band, _ in BlockGrid(image.shape).bands():
         variance[band] *= along_y[band] @ along_x
+
+
+def fit_noise(image: Any, variance: Any, light: Any) -> tuple[float, float]:
+    """Factor of a variance, and variance per count of light, that a difference shows."""
+    xp = arrays.namespace(image)
+    index = xp.flatnonzero(xp.isfinite(image))
+    step = max(1, len(index) // _SAMPLES)
+    while np.gcd(step, image.shape[1]) > 1:
+        step += 1
+    sample, base, level = (
+        arrays.on_host(plane.ravel()[index[::step]]).astype(np.float64)
+        for plane in (image, variance, light)
+    )
+    dark = level <= 0
+    bins = ([np.flatnonzero(dark)] if dark.sum() >= _LEAST_OF_BIN else []) + light_bins(level)
+    if not bins:
+        return 1.0, 0.0
+    seen, base, level = variance_of_bins(bins, sample, base, level, *MEDIAN)
+    if len(bins) == 1:
+        return float(seen[0] / base[0]), 0.0
+    of_sky, photons = fit_bins(bins, seen, np.zeros_like(seen), base, level)
+    return (float(of_sky), float(photons)) if of_sky > 0 else (float(seen[0] / base[0]), 0.0)
+
+
+def light_bins(light: NDArray[np.float64]) -> list[NDArray[np.int64]]:
+    """Indices of pixels with light, in bins of as many by rising light; none of too few pixels."""
+    bright = np.flatnonzero(light)
+    if len(bright) < 2 * _LEAST_OF_BIN:
+        return []
+    order = bright[np.argsort(light[bright])]
+    return np.array_split(order, int(np.clip(len(order) // _LEAST_OF_BIN, 2, 30)))
+
+
+def variance_of_bins(
+    bins: list[NDArray[np.int64]], sample: NDArray[np.float64], variance: NDArray[np.float64],
+    light: NDArray[np.float64], quantile: float, sigmas: float,
+) -> tuple[NDArray[np.float64], ...]:  # fmt: skip
+    """Variance that is seen in each bin, that which is known, and the light."""
+    seen = [np.quantile(np.abs(sample[part]), quantile) / sigmas for part in bins]
+    base, level = ([np.median(each[part]) for part in bins] for each in (variance, light))
+    return np.square(seen), np.array(base), np.array(level)
+
+
+def fit_bins(
+    bins: list[NDArray[np.int64]], spread2: NDArray[Any], base: NDArray[Any], *terms: Any
+) -> NDArray[np.float64]:
+    """Factors, 0 or more, of terms that make what is seen above what is known."""
+    weight = np.sqrt([len(part) for part in bins]) / np.maximum(spread2, base)
+    design = np.stack(terms, axis=1) * weight[:, None]
+    norm = np.linalg.norm(design, axis=0)
+    return nonnegative(design / norm, weight * (spread2 - base)) / norm

@@ -8,19 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastdiff.core import arrays
-from fastdiff.core.stats import nonnegative
 from fastdiff.kernels.image import convolve as blocks
 
 from .apply import MatchedPair
 from .grid import BlockGrid
+from .noise import MEDIAN, TAIL, fit_bins, light_bins, variance_of_bins
 from .spectrum import SIDE, SourceFilter, noise_spectrum, source_filter
 
 __all__ = ["find_filter", "point_sources", "systematic_error"]
 
 _SAMPLES = 200_000  # pixels that tell what is left of the sources
-_BRIGHT = 3.0  # times the error of a flux, of light that may leave something
-_LEAST_OF_BIN = 50  # pixels
-_QUANTILE, _SIGMAS_OF_QUANTILE = 0.9, 1.6449  # two-sided, of a Gaussian
+_BRIGHT = 6.0  # times the error of a flux, of light that is no noise
+_REACHES = (1.0, 4.0)  # half widths of the PSF, to which a star leaves something: core and wings
 
 
 def find_filter(
@@ -98,51 +97,61 @@ def _correlated(plane: Any, taps: NDArray[np.float64], threads: int) -> Any:
 
 
 def systematic_error(
-    pair: MatchedPair, image: Any, flux: Any, flux_variance: Any, filter_: SourceFilter
-) -> tuple[Any, float]:
-    """Error of the fluxes from what the kernel leaves of the sources that both images have.
+    light: Any, flux: Any, flux_variance: Any, filter_: SourceFilter, *, photons: bool,
+    threads: int,
+) -> Any:  # fmt: skip
+    """Error of the fluxes from what matching leaves of the sources that both images have.
 
-    Residuals of stars grow with their light, photon noise with its root. Where a source of light L
+    Residuals of stars grow with their light, photon noise with its root. Where a source of flux L
     is within the width of a PSF, the variance of the fluxes is
 
         V + photons L + (part L)^2,
 
-    V what `point_sources` says. Both are found from the spread of the fluxes in bins of L, by
-    quantiles that transients do not reach; photons are 0 where a variance tells them.
+    V what `point_sources` says, and there is a lesser part of what is some widths away. All are
+    found from the spread of the fluxes in bins of L, by quantiles that transients do not reach.
+
+    Parameters
+    ----------
+    light : array, (ny, nx)
+        The sources that both images have, as the difference would show one of them.
+    flux, flux_variance : array of float32, (ny, nx)
+        Of `point_sources`. Photons are added to the variance: of that light, and of what is new.
+    filter_ : SourceFilter
+    photons : bool
+        Whether to look for photons that no variance tells of.
+    threads : int
 
     Returns
     -------
-    error : array of float32, (ny, nx)
-        ``part L``, in counts. The photons are added to `flux_variance`.
-    part : float
-        Relative error of the fluxes of bright sources.
+    array of float32, (ny, nx)
+        ``part L``, in counts.
     """
-    xp = arrays.namespace(image)
-    light = _light_of_both(pair, image)
-    seen = _correlated(light, filter_.taps, pair.threads)
+    xp = arrays.namespace(flux)
+    seen = _correlated(light, filter_.taps, threads)
     seen /= np.float32((filter_.core * filter_.psf).sum())
-    radius = _half_width(filter_.psf)
-    seen = arrays.scipy_of(seen, "ndimage").maximum_filter(xp.abs(seen), 2 * radius + 1)
-    seen *= seen > np.float32(_BRIGHT) * xp.sqrt(flux_variance)  # less is noise
+    least = np.float32(_BRIGHT) * xp.sqrt(flux_variance)  # less is noise
+    seen *= seen > least
     index = _some(xp, flux)
-    sample, variance, bright = (
-        arrays.on_host(plane.ravel()[index]).astype(np.float64)
-        for plane in (flux, flux_variance, seen)
-    )
-    photons, square = _excess(sample, variance, bright, pair.measured)
+    sample, variance = _at(index, flux), _at(index, flux_variance)
     if photons:
-        flux_variance += np.float32(photons) * seen
-    part = float(np.sqrt(square))
-    return seen * np.float32(part), part
+        b = _photons(sample, variance, _at(index, seen))
+        new = xp.where(flux > 0, flux, np.float32(0))
+        flux_variance += np.float32(b) * xp.maximum(seen, new)
+        variance = _at(index, flux_variance)
+    maximum_filter = arrays.scipy_of(seen, "ndimage").maximum_filter
+    error, counted = xp.zeros_like(seen), np.zeros(len(sample), bool)
+    for reach in _REACHES:
+        near = maximum_filter(seen, 2 * round(reach * _half_width(filter_.psf)) + 1)
+        beside = np.where(counted, 0, _at(index, near))
+        counted |= beside > 0
+        near *= np.float32(_part(sample, variance, beside))
+        xp.maximum(error, near, out=error)
+    return error
 
 
-def _light_of_both(pair: MatchedPair, image: Any) -> Any:
-    """Light of the sources that both images have, in counts of the science image."""
-    light = pair.target.data
-    if pair.kernel.convolved == "sci":
-        light = light / np.float32(pair.kernel.sum(*pair.middle))
-        return light + np.where(image < 0, image, 0)
-    return light - np.where(image > 0, image, 0)
+def _at(index: Any, plane: Any) -> NDArray[np.float64]:
+    """Some pixels of a plane in the memory of the CPU."""
+    return arrays.on_host(plane.ravel()[index]).astype(np.float64)
 
 
 def _half_width(psf: NDArray[np.float64]) -> int:
@@ -159,24 +168,29 @@ def _some(xp: Any, flux: Any) -> Any:
     return index[::step]
 
 
-def _excess(
-    sample: NDArray[np.float64], variance: NDArray[np.float64], light: NDArray[np.float64],
-    photons_too: bool,
-) -> tuple[float, float]:  # fmt: skip
-    """(b, c), 0 or more, of the variance of the sample, variance + b light + c light^2."""
-    bright = np.flatnonzero(light)
-    if len(bright) < 2 * _LEAST_OF_BIN:
-        return 0.0, 0.0
-    order = bright[np.argsort(light[bright])]
-    rows, values = [], []
-    for part in np.array_split(order, np.clip(len(order) // _LEAST_OF_BIN, 2, 30)):
-        spread = float(np.quantile(np.abs(sample[part]), _QUANTILE)) / _SIGMAS_OF_QUANTILE
-        base, level = np.median(variance[part]), np.median(light[part])
-        weight = np.sqrt(len(part)) / max(spread**2, base)
-        rows.append([weight * level, weight * level**2])
-        values.append(weight * (spread**2 - base))
-    design = np.array(rows)
-    design[:, 0] *= photons_too
-    norm = np.maximum(np.linalg.norm(design, axis=0), 1e-300)
-    found = nonnegative(design / norm, np.array(values)) / norm
-    return float(found[0]) * photons_too, float(found[1])
+def _photons(
+    sample: NDArray[np.float64], variance: NDArray[np.float64], light: NDArray[np.float64]
+) -> float:
+    """b, 0 or more, of the variance of the sample, variance + b light + c light^2.
+
+    By medians, because photons make Gaussian noise of all sources alike.
+    """
+    bins = light_bins(light)
+    if not bins:
+        return 0.0
+    spread2, base, level = variance_of_bins(bins, sample, variance, light, *MEDIAN)
+    return float(fit_bins(bins, spread2, base, level, level**2)[0])
+
+
+def _part(
+    sample: NDArray[np.float64], variance: NDArray[np.float64], light: NDArray[np.float64]
+) -> float:
+    """c, 0 or more, of the variance of the sample, variance + (c light)^2.
+
+    By a high quantile, because matching leaves much of some sources and little of others.
+    """
+    bins = light_bins(light)
+    if not bins:
+        return 0.0
+    spread2, base, level = variance_of_bins(bins, sample, variance, light, *TAIL)
+    return float(np.sqrt(fit_bins(bins, spread2, base, level**2)[0]))

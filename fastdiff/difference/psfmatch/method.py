@@ -237,6 +237,7 @@ def _subtract_one(work: _Work, stats: NDArray[np.float64], options: PsfMatchOpti
     image, noise = frames.image[i], frames.noise[i]
     with clock("difference"):
         pair.difference(image, noise)
+        pair.add_photons(image, noise)
         if options.decorrelate:
             pair.decorrelate(image, noise)
         if pair.measured:
@@ -271,7 +272,10 @@ def _find_point_sources(
     point_sources(image, variance, filter_, pair.signal, flux, flux_err, work.threads)
     # Variances that came say nothing of how the noise of resampled pixels correlates.
     calibrate(flux, flux_err, 0.0 if pair.measured else 1.0)
-    systematic[:], _ = systematic_error(pair, image, flux, flux_err, filter_)
+    systematic[:] = systematic_error(
+        pair.light_of_both(image), flux, flux_err, filter_,
+        photons=pair.measured and not pair.signal, threads=work.threads,
+    )  # fmt: skip
     flux_err += systematic**2
     np.sqrt(flux_err, out=flux_err)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,14 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma, nonnegative
+from fastdiff.matching.noise import calibrate as scale_to_seen
+from fastdiff.matching.noise import take_off_stripes
+from fastdiff.matching.sources import point_sources, systematic_error
+from fastdiff.matching.spectrum import SIDE, noise_spectrum, source_filter
 
-from .tiles import SIGNIFICANT
+from .tiles import SIGNIFICANT, ZogyTile
 
-__all__ = ["Maps", "calibrate", "finish"]
+__all__ = ["Maps", "calibrate", "finish", "measure_again"]
 
 _QUIET = 0.1  # light over noise, of pixels that tell the noise of the sky
 _MIN_SOURCES = 5  # that tell the photon noise of others: one may be variable
@@ -31,6 +36,7 @@ class Maps(NamedTuple):
     significance: NDArray[np.float32]
     flux: NDArray[np.float32]
     flux_err: NDArray[np.float32]
+    systematic: NDArray[np.float32]
 
     def blank_but_image(self) -> None:
         """Set everything but the image to NaN."""
@@ -103,6 +109,53 @@ def calibrate(
     return factors
 
 
+def measure_again(
+    maps: Maps, variance: Any, light: Any, tiles: Sequence[ZogyTile], psfs: list[Any],
+    known: bool, threads: int,
+) -> None:  # fmt: skip
+    """Fluxes of point sources and their variances by the filter that suits the noise that is seen.
+
+    The noise of D should be white, and P_D then is that filter; it is not where pixels are
+    correlated, rows have offsets or the sky has structure (`fastdiff.matching.spectrum`).
+
+    Parameters
+    ----------
+    maps : Maps
+        `flux`, `flux_err` and `systematic` are filled, the latter two as variance and as error.
+    variance : array, (ny, nx)
+        Of D, of the sky and what variances and gain tell.
+    light : array, (ny, nx)
+        Of the sources that both images have, as D shows one of them.
+    tiles, psfs
+        P_D of each tile.
+    known : bool
+        Whether gain or variances tell the photon noise.
+    threads : int
+    """
+    take_off_stripes(maps.image)
+    ny, nx = maps.image.shape
+    for tile, psf in zip(tiles, psfs, strict=True):
+        y, x = max(tile.y0 - SIDE, 0), max(tile.x0 - SIDE, 0)
+        around = np.s_[y : min(tile.y1 + SIDE, ny), x : min(tile.x1 + SIDE, nx)]
+        inner = np.s_[tile.y0 - y : tile.y1 - y, tile.x0 - x : tile.x1 - x]
+        image, own = maps.image[around], variance[around]
+        side = max(SIDE, 2 * len(psf) + 2)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            pulls = image / np.sqrt(own)
+        filter_ = source_filter(psf, noise_spectrum(pulls, np.ones((side, side // 2 + 1))))
+        flux, flux_variance = np.empty_like(image), np.empty_like(image)
+        point_sources(image, own, filter_, 0.0, flux, flux_variance, threads)
+        scale_to_seen(flux, flux_variance, 1.0 if known else 0.0)
+        error = systematic_error(
+            light[around], flux, flux_variance, filter_, photons=not known, threads=threads
+        )
+        for map_, values in (
+            (maps.flux, flux), (maps.flux_err, flux_variance), (maps.systematic, error)
+        ):  # fmt: skip
+            map_[tile.inside] = values[inner]
+    maps.flux_err[:] += maps.systematic**2
+
+
 def finish(maps: Maps, good: NDArray[np.bool_], blank: NDArray[np.bool_]) -> None:
     """Variances to noises, and S_corr (eq. 25); NaN where a pixel is not good."""
     xp = arrays.namespace(maps.image)
@@ -113,7 +166,7 @@ def finish(maps: Maps, good: NDArray[np.bool_], blank: NDArray[np.bool_]) -> Non
     xp.sqrt(maps.noise, out=maps.noise)
     xp.sqrt(maps.flux_err, out=maps.flux_err)
     maps.noise[blank] = np.nan
-    for map_ in (significance, maps.flux, maps.flux_err):
+    for map_ in (significance, maps.flux, maps.flux_err, maps.systematic):
         map_[~good] = np.nan
 
 

@@ -15,7 +15,7 @@ from fastdiff.kernels.image.measure import measure_tiles
 from fastdiff.kernels.image.plan import plan_tiles
 from fastdiff.matching.frames import Frames
 
-from .noise import Maps, calibrate, finish
+from .noise import Maps, calibrate, finish, measure_again
 from .options import ZogyOptions
 from .psfs import psfs_of_tiles
 from .stars import MIN_MATCHED, fit_scale, match_stars, registration_error, tile_of
@@ -36,7 +36,7 @@ from .tiles import (
 
 __all__ = ["MAPS", "ZogyPair"]
 
-MAPS = ("significance", "flux", "flux_err")
+MAPS = ("significance", "flux", "flux_err", "systematic")
 """Maps beside image and noise."""
 _FWHM_PER_SIGMA = 2.3548
 
@@ -63,9 +63,10 @@ class ZogyPair:
         try:
             self._subtract(threads)
         finally:
-            self.ref = self.sci = self.pair = self.source = self.pixels = None
+            self.ref = self.sci = self.pair = self.source = self.pixels = self.light = None
 
     def _subtract(self, threads: int) -> None:
+        self.maps.systematic[:] = 0
         options, frames = self.options, self.frames
         with self.clock("background"):
             if self.ref is None:
@@ -100,6 +101,7 @@ class ZogyPair:
             # Light of the sources through the filters' squares, for the fit of their noise.
             shape = (2, *self.maps.image.shape)
             self.source = self.xp.zeros(shape, np.float32) if options.calibrate else None
+            self.light = self.xp.zeros(shape[1:], np.float32) if options.calibrate else None
             self.pixels = ref.on(self.xp), sci.on(self.xp)
             work = list(zip(options.tiles, psfs, strict=True))
             results = list(
@@ -107,7 +109,7 @@ class ZogyPair:
             )
             self.psf, self.photons = results[len(results) // 2]
         with self.clock("noise"):
-            self._finish()
+            self._finish([psf for psf, _ in results], threads)
 
     def _give_up(self, value: float, note: str) -> None:
         """A difference that is `value` all over, without noise."""
@@ -191,7 +193,7 @@ class ZogyPair:
 
     # -------------------------------------------------------------- noise
 
-    def _finish(self) -> None:
+    def _finish(self, psfs: list[NDArray[np.float64]], threads: int) -> None:
         """Levels, calibrated noise, and S_corr."""
         maps, xp = self.maps, self.xp
         xp.copyto(maps.image, np.nan, where=self.blank)
@@ -201,7 +203,11 @@ class ZogyPair:
             maps.blank_but_image()
             return
         known = self.options.gain is not None or self.sci.variance is not None
+        variance = maps.noise.copy()
         self.noise_factor = calibrate(maps, good, self.source, self.photons, known)
+        if self.options.calibrate:
+            variance *= np.float32(self.noise_factor[0] ** 2)
+            measure_again(maps, variance, self.light, self.options.tiles, psfs, known, threads)
         finish(maps, good, self.blank)
 
 
@@ -246,10 +252,14 @@ class _TileWork:
     def fill_values(self) -> None:
         """Difference, flux, variance of the registration, and light of the sources."""
         pair, maps, space, inside = self.pair, self.maps, self.space, self.tile.inside
+        xp = self.xp
         light = self.signal_n.copy() if pair.source is not None else None
         part_n = space.forward(self.signal_n) * self.filters.sci
         part_r = space.forward(self.signal_r) * self.filters.ref
         maps.image[inside] = space.back(part_n - part_r)
+        if light is not None:
+            both = xp.minimum(space.back(part_n.copy()), space.back(part_r.copy()))
+            pair.light[inside] = both
         part_n *= self.match
         part_r *= self.match
         flux_n, flux_r = space.back_all(part_n), space.back_all(part_r)
