@@ -26,7 +26,7 @@ MEDIAN, TAIL = (0.5, 0.6745), (0.9, 1.6449)
 _LEAST_OF_BIN = 50  # pixels
 _SAMPLES = 200_000  # pixels that tell the noise of a frame
 _LEAST_LINES = 32  # that tell whether there are stripes
-_LEAST_STRIPES = 0.5  # part of the variance of rows or columns that is no noise
+_LEAST_STRIPES = 0.85  # part of the variance of rows that noise of pixels does not make
 
 
 def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64]:
@@ -73,7 +73,8 @@ def take_off_stripes(image: Any) -> None:
         if not _stripes_of(arrays.on_host(seen), axis)[1] > _LEAST_STRIPES:
             continue
         levels, kept = _stripes_of(arrays.on_host(image), axis)
-        image -= xp.expand_dims(xp.asarray((kept * levels).astype(np.float32)), axis)
+        levels = xp.asarray((kept * levels).astype(np.float32))
+        image -= levels[None] if axis == 0 else levels[:, None]
 
 
 def _stripes_of(image: NDArray[np.float32], axis: int) -> tuple[NDArray[np.float64], float]:
@@ -149,9 +150,11 @@ def fit_noise(image: Any, variance: Any, light: Any) -> tuple[float, float]:
     if not bins:
         return 1.0, 0.0
     seen, base, level = variance_of_bins(bins, sample, base, level, *MEDIAN)
-    if len(bins) == 1:
-        return float(seen[0] / base[0]), 0.0
-    of_sky, photons = fit_bins(bins, seen, np.zeros_like(seen), base, level)
+    if not base[0] > 0:
+        return 1.0, 0.0
+    of_sky, photons = 0.0, 0.0
+    if len(bins) > 1:
+        of_sky, photons = fit_bins(bins, seen, np.zeros_like(seen), base, level)
     return (float(of_sky), float(photons)) if of_sky > 0 else (float(seen[0] / base[0]), 0.0)
 
 
@@ -178,7 +181,11 @@ def fit_bins(
     bins: list[NDArray[np.int64]], spread2: NDArray[Any], base: NDArray[Any], *terms: Any
 ) -> NDArray[np.float64]:
     """Factors, 0 or more, of terms that make what is seen above what is known."""
-    weight = np.sqrt([len(part) for part in bins]) / np.maximum(spread2, base)
-    design = np.stack(terms, axis=1) * weight[:, None]
-    norm = np.linalg.norm(design, axis=0)
-    return nonnegative(design / norm, weight * (spread2 - base)) / norm
+    error = np.maximum(spread2, base)
+    known = error > 0  # images without noise have none
+    if not known.any():
+        return np.zeros(len(terms))
+    weight = np.sqrt([len(part) for part in bins])[known] / error[known]
+    design = np.stack(terms, axis=1)[known] * weight[:, None]
+    norm = np.maximum(np.linalg.norm(design, axis=0), 1e-300)
+    return nonnegative(design / norm, weight * (spread2 - base)[known]) / norm

@@ -130,8 +130,8 @@ def subtract(
     Pixels of CuPy arrays are worked on where they lie, one pair after the other, and the maps are
     CuPy's; kernels and PSFs are NumPy's in any case. To the memory of the CPU come the images and
     their masks, once each, in which stars are looked for; the normal equations of the stamps; each
-    difference, which tells its background; and every fourth pixel of it, of the map of fluxes and
-    of the variances of both, which are scaled by them.
+    difference twice, which tells its background and the spectrum of its noise; and some pixels of
+    it, of the map of fluxes and of the variances of both, which are scaled by them.
     """
     n, ny, nx = frames.scis.shape
     host = frames.on_host()

@@ -143,9 +143,14 @@ def _measure(
         frames,
         image=np.empty_like(frames.image),
         noise=np.empty_like(frames.noise),
+        notes={},
         progress=silent,
     )
     meta = psfmatch.subtract(matched, ref_psfs=ref_psfs, sci_psfs=sci_psfs)
+    for i, notes in matched.notes.items():
+        for text in notes:
+            if not text.startswith("no difference"):  # for reasons that are noted already
+                frames.note(i, text)
     return {name: meta[name] for name in ("convolved", "fwhm", "stamps")}
 
 

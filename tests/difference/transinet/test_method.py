@@ -6,8 +6,10 @@ from scipy import ndimage
 
 import fastdiff
 from fastdiff import subtract_batch
+from fastdiff.difference.result import MAPS
 from tests import pretend_cupy, tiny
 from tests.difference.frames import SIGMA_REF, SIGMA_SCI, SKY_SCI, make
+from tests.difference.psfmatch.pairs import Pair
 from tests.difference.transinet.reference import transinet as reference
 
 
@@ -189,7 +191,7 @@ def test_a_scale_that_is_known_is_taken(minus, scale):
 def test_arrays_of_a_gpu_stay_there(minus, cupy, case):
     """To the memory of the CPU go tiles, for the network, and sums of pixels; no frame does."""
     ref, sci = make((150, 131), n=3)
-    options = {"model": minus, "tile": 64}
+    options = {"model": minus, "tile": 64, "measure": False}
     if case == "matched":
         options["model"] = tiny.channel(minus.with_name("matched.onnx"), 2)
     elif case == "symmetry":
@@ -228,3 +230,13 @@ def test_a_gpu_finds_the_constant_images_too(minus, cupy):
     made = subtract_batch(cupy.asarray(ref), cupy.asarray(sci), model=minus)
     assert made.meta["notes"] == expected.meta["notes"]
     np.testing.assert_allclose(made.image.get(), expected.image, atol=0.01 * SIGMA_SCI)
+
+
+def test_measured_on_a_gpu(minus, cupy):
+    pair = Pair(side=160, n_stars=40, n_new=2)
+    expected = subtract_batch(pair.ref, pair.sci, model=minus)
+    made = subtract_batch(cupy.asarray(pair.ref), cupy.asarray(pair.sci), model=minus)
+    for name in MAPS:
+        map_ = getattr(made, name)
+        assert isinstance(map_, cupy.ndarray), name
+        np.testing.assert_allclose(map_.get(), getattr(expected, name), rtol=0.01, atol=0.5)
