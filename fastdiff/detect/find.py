@@ -159,7 +159,8 @@ def find_transients(
 
     parts = []
     for first, last in _groups(images.shape):
-        here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)] - [first, 0, 0]
+        here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)]
+        here[:, 0] -= first
         some = None if masks is None else masks[first:last]
         group = searched = ImageGroup(images[first:last], noises[first:last], some, here)
         if significance is not None:
@@ -171,7 +172,7 @@ def find_transients(
                 _as_point_sources(part, group, searched, difference, first)
             part["image"] += first
             parts.append(part)
-    columns = {name: np.concatenate([p[name] for p in parts] or [[]]) for name in _COLUMNS}
+    columns = {name: np.concatenate([p[name] for p in parts] or [np.empty(0)]) for name in _COLUMNS}
     return _table(columns, threshold, pixel_threshold, sign)
 
 

@@ -61,11 +61,13 @@ class ImageGroup:
         left, middle, right = values
         bend = 2.0 * middle - left - right
         offset = np.divide(right - left, 2.0 * bend, out=np.zeros(len(pixels)), where=bend != 0)
-        return np.clip(np.nan_to_num(offset), -0.5, 0.5)
+        top: NDArray[np.float64] = np.clip(np.nan_to_num(offset), -0.5, 0.5)
+        return top
 
     def noise_at(self, pixels: NDArray[np.int64]) -> NDArray[Any]:
         """Noise, 1 sigma, of `pixels`."""
-        return self.noises[self.positions(pixels)]
+        noise: NDArray[Any] = self.noises[self.positions(pixels)]
+        return noise
 
     def find(
         self, factor: int, pixel_threshold: float, min_pixels: int, noise_free: bool
@@ -76,7 +78,7 @@ class ImageGroup:
         structure = np.zeros((3, 3, 3), bool)
         structure[1] = True  # images do not touch each other
         hot = factor * self.images.reshape(self.shape) > pixel_threshold * self.noises
-        labels = np.empty(self.shape, np.int32)
+        labels: NDArray[np.int32] = np.empty(self.shape, np.int32)
         n_regions = ndimage.label(hot, structure, output=labels)
         del hot
         labels = labels.reshape(-1)
@@ -212,7 +214,7 @@ class ImageGroup:
         return np.concatenate(grown), touches
 
     def sample(
-        self, pixels: NDArray[np.int64], owner: NDArray[np.int64], factor: int
+        self, pixels: NDArray[np.int64], owner: NDArray[np.int32], factor: int
     ) -> RegionPixels:
         """What is measured of `pixels`, each of region `owner`."""
         image, y, x = self.positions(pixels)

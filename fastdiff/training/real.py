@@ -34,12 +34,14 @@ class RealSamples:
     @property
     def ref_mask(self) -> np.ndarray:
         """Pixels that are missing in ref."""
-        return ~np.isfinite(self.ref)
+        missing: np.ndarray = ~np.isfinite(self.ref)
+        return missing
 
     @property
     def sci_mask(self) -> np.ndarray:
         """Pixels that are missing in sci."""
-        return ~np.isfinite(self.sci)
+        missing: np.ndarray = ~np.isfinite(self.sci)
+        return missing
 
 
 def split_of(object_id: str) -> str:
@@ -142,7 +144,7 @@ class ZtfInjections:
         oy, ox = rng.integers(0, 2, 2)
         for whole, part in zip(parts, (ref, sci, truth, ignore), strict=True):
             whole[oy : oy + 63, ox : ox + 63] = part
-        turns, mirrored = rng.integers(4), rng.integers(2)
+        turns, mirrored = int(rng.integers(4)), rng.integers(2)
         parts = [np.rot90(p, turns) for p in parts]
         parts = [p[:, ::-1] if mirrored else p for p in parts]
         return tuple(
