@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdiff.core.stats import FWHM_PER_SIGMA, SIGMA_PER_MAD
 from fastdiff.simulate.inject import measure_fwhm, point_source
 
 ZTF_GAIN = 6.2  # electrons a count
@@ -106,10 +107,10 @@ class ZtfInjections:
         ref, sci, fwhm_ref, fwhm_sci = self.pairs[rng.integers(len(self.pairs))]
         ref, sci = ref.astype(np.float64), sci.astype(np.float64)
         truth = np.zeros_like(sci)
-        sigma = 1.4826 * np.nanmedian(np.abs(sci - np.nanmedian(sci)))
+        sigma = SIGMA_PER_MAD * np.nanmedian(np.abs(sci - np.nanmedian(sci)))
         beta = None if rng.random() < 0.3 else rng.uniform(2.5, 5)
         width = fwhm_sci * rng.uniform(0.92, 1.15)
-        unit = sigma * np.sqrt(4 * np.pi) * width / 2.3548  # flux with S/N = 1
+        unit = sigma * np.sqrt(4 * np.pi) * width / FWHM_PER_SIGMA  # flux with S/N = 1
         n_added = rng.poisson(1.0)
         for _ in range(n_added):
             x, y = rng.uniform(0, 63, 2)
