@@ -153,7 +153,7 @@ def demo(
 
 
 def _print_truth(truth: Table, candidates: Table) -> tuple[int, int]:
-    """Table of true sources and what was found of them; numbers of found and of false ones."""
+    """Print the true sources and what was found of them; give the numbers found and false."""
     from fastdiff.evaluate.positions import match_positions
 
     matches = match_positions(

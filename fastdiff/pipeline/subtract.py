@@ -225,7 +225,7 @@ def _draw(
     difference: Difference,
     candidates: Table,
 ) -> str | None:
-    """Draw NAME.png if asked for; why there is none if matplotlib is missing."""
+    """Draw NAME.png if asked for; give the reason where matplotlib is missing."""
     if not settings.png:
         return None
     from fastdiff.plots.difference import draw_difference

@@ -225,7 +225,7 @@ def _expose(
     curves: NDArray[np.float64],
     threads: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """The constant stars, and what `stars` vary by as `curves` say, under the flat field."""
+    """Images of all stars, and of the change of `stars` by `curves`, under the flat field."""
     n_epochs, shape = len(motion), flats.shape
     cube = np.empty((n_epochs, *shape))
     signal = np.zeros((n_epochs, *shape), np.float32)
