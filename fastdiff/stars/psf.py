@@ -85,13 +85,13 @@ def measure_psf(
     psf = _without_noise(psf.reshape(size, size), variance.reshape(size, size))
     if psf[psf < 0].sum() < -_MOST_NEGATIVE:
         return moffat(fwhm_of(stars), size)
-    return _normed(np.maximum(psf, 0))
+    return normed(np.maximum(psf, 0))
 
 
-def _normed(psf: NDArray[np.float64]) -> NDArray[np.float64]:
+def normed(psf: NDArray[np.float64]) -> NDArray[np.float64]:
     """A PSF of sum 1."""
-    normed: NDArray[np.float64] = psf / psf.sum()
-    return normed
+    of_sum_1: NDArray[np.float64] = psf / psf.sum()
+    return of_sum_1
 
 
 class _Stack(NamedTuple):
@@ -199,7 +199,7 @@ def moffat(fwhm: float, size: int, beta: float = 4.765) -> NDArray[np.float64]:
     grid = np.arange(-half, half + 1)
     square = grid[:, None] ** 2 + grid**2
     alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    return _normed((1 + square / alpha**2) ** -beta * (square <= half**2))
+    return normed((1 + square / alpha**2) ** -beta * (square <= half**2))
 
 
 def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -256,7 +256,7 @@ def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> N
     left -= mean[ring]
     chi2 = np.bincount(ring[known], left[known] ** 2 / variance[known], len(count))
     kept = np.maximum(1 - (count - 1) / np.maximum(chi2, 1e-9), 0)
-    return _normed(np.where(radius <= half, model + mean[ring] + kept[ring] * left, 0.0))
+    return normed(np.where(radius <= half, model + mean[ring] + kept[ring] * left, 0.0))
 
 
 def _median(relative: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:
