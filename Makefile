@@ -34,6 +34,7 @@ bench-quick: $(VENV)/.installed-bench
 lint: $(VENV)/.installed-lint
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
+	$(bin)/mypy
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -73,8 +73,17 @@ _SLOW = ("cli", "cubes", "difference", "io", "kernels", "lightcurves", "models",
          "plots", "simulate", "training", "test_examples.py", "test_package.py")  # fmt: skip
 
 
+def _is_slow(path):
+    place = path.relative_to(ROOT).parts if path.is_relative_to(ROOT) else ()
+    return place[:1] == ("tests",) and len(place) > 1 and place[1] in _SLOW
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Importing the files of slow rooms would take longer than the other tests run."""
+    return True if config.option.markexpr == "not slow" and _is_slow(collection_path) else None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
-        place = item.path.relative_to(ROOT).parts if item.path.is_relative_to(ROOT) else ()
-        if place[:1] == ("tests",) and place[1] in _SLOW:
+        if _is_slow(item.path):
             item.add_marker("slow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 N_DEMO = 20
 MAX_FALSE = 10  # rows of the demo's table
-DEMO_SKY = {
+DEMO_SKY: dict[str, Any] = {
     "preset": "survey",
     "n_transients": (N_DEMO, N_DEMO),
     "exact_number": 1,
@@ -89,7 +89,7 @@ def simulate(
     from fastdiff.simulate import pairs
 
     need_folder(out_dir)
-    options = parameters_of(parameters or [])
+    options: dict[str, Any] = parameters_of(parameters or [])
     if preset is not None:
         options["preset"] = preset
     lines = []
@@ -153,7 +153,7 @@ def demo(
 
 
 def _print_truth(truth: Table, candidates: Table) -> tuple[int, int]:
-    """Table of true sources and what was found of them; numbers of found and of false ones."""
+    """Print the true sources and what was found of them; give the numbers found and false."""
     from fastdiff.evaluate.positions import match_positions
 
     matches = match_positions(

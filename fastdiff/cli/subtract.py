@@ -118,12 +118,12 @@ def subtract(
 
     failures: list[tuple[str, str]] = []
     maps = (ref_mask, sci_mask, ref_noise, sci_noise)
-    if list_file is None:
-        pairs = [PairFiles(ref, sci, name_of_image(sci), *maps)]
-    elif ref is not None or any(maps):
-        raise typer.BadParameter("REF, SCI, masks and noise maps do not go with --list")
-    else:
+    if list_file is not None:
+        if ref is not None or any(maps):
+            raise typer.BadParameter("REF, SCI, masks and noise maps do not go with --list")
         pairs, failures = _pairs_of(list_file)
+    elif ref is not None and sci is not None:
+        pairs = [PairFiles(ref, sci, name_of_image(sci), *maps)]
     options: dict[str, Any] = {} if model is None else {"model": model}
     if symmetry is not Symmetry.none:
         options["symmetry"] = symmetry.value

@@ -80,15 +80,15 @@ def train(
         err.print(f"[red]{escape(what)}[/red]; light curves need --data FILE")
         raise typer.Exit(2)
     need_folder(out_dir)
+    chosen: dict[str, Any] = {"steps": steps, "batch": batch, "threads": threads}
     if on_curves:
         from fastdiff.training import dmdt as recipes
 
-        chosen = {"steps": steps, "batch": batch, "threads": threads}
         _train(recipes, network, out_dir, chosen, data=data, seed=seed)
         return
     from fastdiff.training import transinet
 
-    chosen = {"steps": steps, "batch": batch, "size": size, "preset": preset, "threads": threads}
+    chosen |= {"size": size, "preset": preset}
     if network is Recipe.transinet_lite:
         chosen["initial"] = initial
         if ztf is not None:

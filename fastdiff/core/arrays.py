@@ -57,7 +57,8 @@ class Images:
     @property
     def shape(self) -> tuple[int, int, int]:
         """(n, ny, nx)."""
-        return tuple(int(n) for n in self.data.shape)
+        n, ny, nx = (int(size) for size in self.data.shape)
+        return n, ny, nx
 
     @property
     def stream(self) -> int:
@@ -187,7 +188,8 @@ def as_masks(mask: Any, name: str, shape: tuple[int, int, int]) -> NDArray[np.bo
             f"`{name}` has dtype {_dtype_name(array)}; it must be boolean or integer, with True "
             f"or non-zero for a bad pixel: pass `{name} != 0`, or `~numpy.isfinite(...)`"
         )
-    shape = tuple(int(n) for n in shape)
+    n, ny, nx = (int(size) for size in shape)
+    shape = n, ny, nx
     if tuple(array.shape) not in (shape, shape[1:], (1, *shape[1:])):
         raise ValueError(
             f"`{name}` has shape {tuple(array.shape)}; it must be {shape}, or {shape[1:]} for all "
@@ -196,12 +198,15 @@ def as_masks(mask: Any, name: str, shape: tuple[int, int, int]) -> NDArray[np.bo
     bad = array != 0
     if hidden is not None:
         bad = bad | hidden  # a masked entry of a mask is no good pixel
-    if kind == "torch" and not isinstance(bad, np.ndarray):
-        return bad.expand(shape).contiguous()
+    masks: NDArray[np.bool_]
     if isinstance(bad, np.ndarray):
-        return np.require(np.broadcast_to(bad, shape), np.bool_, ["C", "A", "W", "E"])
-    cupy = sys.modules["cupy"]
-    return cupy.ascontiguousarray(cupy.broadcast_to(bad, shape))
+        masks = np.require(np.broadcast_to(bad, shape), np.bool_, ["C", "A", "W", "E"])
+    elif kind == "torch":
+        masks = bad.expand(shape).contiguous()
+    else:
+        cupy = sys.modules["cupy"]
+        masks = cupy.ascontiguousarray(cupy.broadcast_to(bad, shape))
+    return masks
 
 
 def to_numpy(x: Any, name: str, *, images: bool = True) -> NDArray[Any]:
@@ -238,10 +243,10 @@ def to_numpy(x: Any, name: str, *, images: bool = True) -> NDArray[Any]:
             f"`{name}` has shape {array.shape}; it must be (ny, nx) or (n, ny, nx): "
             "give it the axes of images with `.reshape`"
         )
-    array = array.astype(dtype, copy=mask is not None and dtype.kind == "f")
+    numbers: NDArray[Any] = array.astype(dtype, copy=mask is not None and dtype.kind == "f")
     if mask is not None and dtype.kind == "f":
-        array[np.broadcast_to(mask, array.shape)] = np.nan
-    return array[None] if images and array.ndim == 2 else array
+        numbers[np.broadcast_to(mask, numbers.shape)] = np.nan
+    return numbers[None] if images and numbers.ndim == 2 else numbers
 
 
 def namespace(x: Any) -> Any:
@@ -292,7 +297,8 @@ def on_host(x: Any) -> NDArray[Any]:
     >>> on_host(np.arange(3)).tolist()
     [0, 1, 2]
     """
-    return x if isinstance(x, np.ndarray) else x.get()
+    host: NDArray[Any] = x if isinstance(x, np.ndarray) else x.get()
+    return host
 
 
 def empty_on(device: str) -> Any:

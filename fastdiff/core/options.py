@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 __all__ = ["one_of", "whole_number"]
+
+Choice = TypeVar("Choice")
 
 
 def whole_number(
@@ -49,7 +51,7 @@ def whole_number(
     return int(value)
 
 
-def one_of(name: str, value: Any, known: Iterable[Any]) -> Any:
+def one_of(name: str, value: Any, known: Iterable[Choice]) -> Choice:
     """A value that is among those known.
 
     Raises
@@ -67,4 +69,5 @@ def one_of(name: str, value: Any, known: Iterable[Any]) -> Any:
     known = tuple(known)
     if value not in known:
         raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, known))}")
-    return value
+    choice: Choice = value
+    return choice

@@ -45,7 +45,7 @@ def mad_sigma(values: ArrayLike, centre: Any = None, axis: int | None = None) ->
 
 def nonnegative(design: NDArray[np.float64], values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Least squares of one or two unknowns that are 0 or more."""
-    found = np.linalg.lstsq(design, values, rcond=None)[0]
+    found: NDArray[Any] = np.linalg.lstsq(design, values, rcond=None)[0]
     if (found < 0).any():
         # The best is on an edge then: one of them is 0.
         product = design.T @ values

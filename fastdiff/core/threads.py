@@ -20,7 +20,7 @@ def check_threads(threads: int | None) -> int:
     if threads is None:
         from fastdiff.kernels import jit  # Numba takes a second to import
 
-        return jit.cpu_count()
+        return int(jit.cpu_count())
     if isinstance(threads, bool) or not isinstance(threads, (int, np.integer)):
         raise TypeError(
             f"threads is a {type(threads).__name__}; it must be a whole number, or None "

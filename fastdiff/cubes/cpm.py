@@ -85,12 +85,14 @@ class CPMResult:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(n_epochs, ny, nx): True at bad pixels."""
-        return np.isnan(self.image)
+        bad: NDArray[np.bool_] = np.isnan(self.image)
+        return bad
 
     @property
     def prediction(self) -> NDArray[Any]:
         """(n_epochs, ny, nx): what the other pixels predict (eq. 2); NaN at bad pixels."""
-        return self._cube - self.image
+        predicted: NDArray[Any] = self._cube - self.image
+        return predicted
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.array(arrays.on_host(self.image), dtype=dtype, copy=copy)

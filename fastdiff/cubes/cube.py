@@ -66,12 +66,16 @@ def _empty_maps(options: CpmOptions) -> dict[str, Any]:
 
 
 def _fill(
-    options: CpmOptions, report: Callable[[int, int], None], out: NDArray[Any],
-    maps: dict[str, Any], saved: Checkpoint | None,
+    options: CpmOptions, report: Callable[[int, int], None], out: Any, maps: dict[str, Any],
+    saved: Checkpoint | None,
 ) -> float | str:  # fmt: skip
-    """Fill image and maps tile by tile; the penalty of the image, or how each pixel chose its."""
+    """Fill image and maps tile by tile; the penalty of the image, or how each pixel chose its.
+
+    `out` is an array of NumPy or CuPy, and with `saved` a memory map.
+    """
     n_pixels = options.shape[1] * options.shape[2]
-    done, n_done, penalty, shines = 0, 0, options.ridge, False
+    done: float = 0
+    n_done, penalty, shines = 0, options.ridge, False
     if saved is not None:
         n_done, penalty = saved.read(maps, penalty)
     if penalty in CHOICES and options.ridge_per == "image":
@@ -80,7 +84,7 @@ def _fill(
         if number < n_done:
             shines = True
             done += (inner[0].stop - inner[0].start) * (inner[1].stop - inner[1].start)
-            report(done, n_pixels)
+            report(round(done), n_pixels)
             continue
         out[:, *inner] = np.nan
         tile = CubeTile(options, window, inner)

@@ -83,8 +83,8 @@ class CpmOptions:
     @property
     def fingerprint(self) -> str:
         """What a checkpoint must agree with: the options, and of what has epochs the first."""
-        given = (self.roots, self.excluded, self.data[:1])
-        given += tuple(x[:1] for x in (self.mask, self.variance) if x is not None)
+        given = [self.roots, self.excluded, self.data[:1]]
+        given += [x[:1] for x in (self.mask, self.variance) if x is not None]
         return repr((
             self.shape, self.rule, self.wanted, self.holdout, self.ridge, self.ridge_per,
             self.exclusion, self.time_order, self.seed, [zlib.crc32(x.tobytes()) for x in given],
@@ -187,7 +187,8 @@ def _check_weights(weights: Any, n: int) -> NDArray[np.float64]:
         raise ValueError(f"`weights` has shape {given.shape}; it must be ({n},), one an epoch")
     if not (np.isfinite(given).all() and (given >= 0).all()):
         raise ValueError("`weights` has values that are negative or not finite; 0 leaves one out")
-    return np.sqrt(given)
+    roots: NDArray[np.float64] = np.sqrt(given)
+    return roots
 
 
 def _check_ridge(ridge: Any) -> float | str:

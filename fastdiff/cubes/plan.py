@@ -30,14 +30,14 @@ def tiles_of(options: CpmOptions) -> Iterator[Cut]:
     reach = int(np.abs(offsets).max()) if len(offsets) else 1
     for y in range(0, ny, _TILE):
         for x in range(0, nx, _TILE):
-            window, inner = [], []
+            cut = []
             for start, size in ((y, ny), (x, nx)):
                 # At an edge the window moves inward: pixels there look one way only.
                 length = min(size, _TILE + 2 * reach)
                 first = min(max(start - reach, 0), size - length)
-                window.append(slice(first, first + length))
-                inner.append(slice(start, min(start + _TILE, size)))
-            yield tuple(window), tuple(inner)
+                inside = slice(start, min(start + _TILE, size))
+                cut.append((slice(first, first + length), inside))
+            yield _by_axis(cut)
 
 
 def middle_of(options: CpmOptions, window: tuple[slice, slice], inner: tuple[slice, slice]) -> Cut:
@@ -49,4 +49,9 @@ def middle_of(options: CpmOptions, window: tuple[slice, slice], inner: tuple[sli
         length = min(size, outside.stop - outside.start - _TILE + 3)
         first = min(max(start - length // 2, 0), size - length)
         cut.append((slice(first, first + length), slice(start, stop)))
-    return tuple(c[0] for c in cut), tuple(c[1] for c in cut)
+    return _by_axis(cut)
+
+
+def _by_axis(cut: list[tuple[slice, slice]]) -> Cut:
+    (window_y, inner_y), (window_x, inner_x) = cut
+    return (window_y, window_x), (inner_y, inner_x)

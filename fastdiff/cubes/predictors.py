@@ -19,7 +19,7 @@ class SeriesOfTile(Protocol):
     """What `choose` reads of a tile."""
 
     options: CpmOptions
-    size: tuple[int, ...]
+    size: tuple[int, int]
     window: tuple[slice, slice]
     mean: Any
     series: Any

@@ -26,7 +26,7 @@ from .predictors import choose
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
 _CHUNK = 64 * RUN  # targets between two steps of the progress
 _SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
-PENALTIES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
+PENALTIES = 10.0 ** np.arange(-10, 1, dtype=np.float64)  # of the mean diagonal of the Gram matrix
 _LEAST_PENALTY = 1e-13  # of that diagonal: below, rounding errors make the coefficients
 
 
@@ -155,7 +155,8 @@ class CubeTile:
             fits = self.fits_of(sample, penalties)
             ridge.score_penalties(fits, self.gram, square, freedom, options.threads)
             left = np.maximum(1 - freedom / n, 1e-6)
-            return np.log(np.maximum(square, 1e-300)) - 2 * np.log(left)
+            promised: NDArray[np.float64] = np.log(np.maximum(square, 1e-300)) - 2 * np.log(left)
+            return promised
         blocks = options.blocks if how == "cv" else _single_epochs(options.shape[0])
         out = np.empty((len(sample), len(penalties)))
         roots = self.roots if shared else self.roots_of(sample)
@@ -182,7 +183,8 @@ class CubeTile:
     def choose_each(self, how: str, chosen: NDArray[np.int64]) -> NDArray[np.float64]:
         """The penalty with the best score for each of some targets."""
         grid = PENALTIES * self.scale
-        return grid[np.argmin(self.scores(how, chosen, grid), axis=1)]
+        best: NDArray[np.float64] = grid[np.argmin(self.scores(how, chosen, grid), axis=1)]
+        return best
 
     def run(
         self, chosen: NDArray[np.int64], penalty: NDArray[np.float64], blocks: NDArray[np.int64], *,
@@ -235,7 +237,7 @@ class CubeTile:
     def few_epochs(self) -> bool:
         """Whether a matrix of epochs costs less than one of predictors."""
         n, k = self.options.shape[0], float(np.median(self.counts))
-        return n**2 * k + n**3 < k**3 / 3 + k**2 * n
+        return bool(n**2 * k + n**3 < k**3 / 3 + k**2 * n)
 
     def fits(self, penalty: float | str) -> NDArray[np.int64]:
         """Blocks whose fits neighbours share, or none where a factor for each target costs less."""

@@ -160,7 +160,8 @@ def find_transients(
 
     parts = []
     for first, last in _groups(images.shape):
-        here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)] - [first, 0, 0]
+        here = saturated[(saturated[:, 0] >= first) & (saturated[:, 0] < last)]
+        here[:, 0] -= first
         some = None if masks is None else masks[first:last]
         group = ImageGroup(images[first:last], noises[first:last], some, here)
         points = PointMaps(difference, first, last, group) if has_maps else None
@@ -175,7 +176,7 @@ def find_transients(
             parts.append(part)
     known = parts[0] if parts else _COLUMNS
     columns = {
-        name: np.concatenate([part[name] for part in parts] or [[]])
+        name: np.concatenate([part[name] for part in parts] or [np.empty(0)])
         for name in _COLUMNS
         if name in known
     }

@@ -53,7 +53,8 @@ class ImageGroup:
 
     def noise_at(self, pixels: NDArray[np.int64]) -> NDArray[Any]:
         """Noise, 1 sigma, of `pixels`."""
-        return self.noises[self.positions(pixels)]
+        noise: NDArray[Any] = self.noises[self.positions(pixels)]
+        return noise
 
     def find(
         self, factor: int, pixel_threshold: float, min_pixels: int, noise_free: bool
@@ -64,7 +65,7 @@ class ImageGroup:
         structure = np.zeros((3, 3, 3), bool)
         structure[1] = True  # images do not touch each other
         hot = factor * self.images.reshape(self.shape) > pixel_threshold * self.noises
-        labels = np.empty(self.shape, np.int32)
+        labels: NDArray[np.int32] = np.empty(self.shape, np.int32)
         n_regions = ndimage.label(hot, structure, output=labels)
         del hot
         labels = labels.reshape(-1)
@@ -200,7 +201,7 @@ class ImageGroup:
         return np.concatenate(grown), touches
 
     def sample(
-        self, pixels: NDArray[np.int64], owner: NDArray[np.int64], factor: int
+        self, pixels: NDArray[np.int64], owner: NDArray[np.int32], factor: int
     ) -> RegionPixels:
         """What is measured of `pixels`, each of region `owner`."""
         image, y, x = self.positions(pixels)

@@ -36,7 +36,7 @@ class RegionPixels(NamedTuple):
     """1 sigma; 0 where it is bad."""
     bad: NDArray[np.bool_]
     saturated: NDArray[np.bool_]
-    owner: NDArray[np.int64]
+    owner: NDArray[np.int32]
     """Number of the region, from 0."""
 
 
@@ -57,7 +57,8 @@ def measure_regions(
     image, y, x, value, noise, bad, saturated, owner = pixels
 
     def total(weights: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(owner, weights, n_regions)
+        sums: NDArray[Any] = np.bincount(owner, weights, n_regions)
+        return sums
 
     flux, square = total(value), total(value**2)
     if noise_free:

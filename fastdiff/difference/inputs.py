@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ MIN_SIZE = 32
 """Smallest side of an image, in pixels."""
 
 _UINT16_FULL = 65535
+_Plane = TypeVar("_Plane")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,9 @@ class BatchInputs:
     shape: tuple[int, int, int]
     refs: Images
     scis: Images
-    bad: tuple[NDArray[np.bool_] | None, ...]
-    variances: tuple[NDArray[Any] | None, ...]
-    saturated: tuple[NDArray[np.bool_] | None, ...]
+    bad: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
+    variances: tuple[NDArray[Any] | None, NDArray[Any] | None]
+    saturated: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
 
     def frames(self, targets: Targets, threads: int) -> Frames:
         """What a method works on."""
@@ -69,7 +70,7 @@ def open_batch(
     Parameters are those of `fastdiff.subtract_batch`; of `masks` and `variances` the first is
     that of the references.
     """
-    doors = [arrays.as_images(refs, "refs"), arrays.as_images(scis, "scis")]
+    doors = arrays.as_images(refs, "refs"), arrays.as_images(scis, "scis")
     for name, door in zip(("refs", "scis"), doors, strict=True):
         if door.device != "cpu" and door.kind == "torch":
             raise TypeError(
@@ -79,10 +80,10 @@ def open_batch(
     shape = _check_shapes(*doors)
     if doors[0].data.dtype != doors[1].data.dtype:
         # One of each would be one more compile of every loop.
-        doors = [
+        doors = (
             arrays.as_images(refs, "refs", dtype=np.float64),
             arrays.as_images(scis, "scis", dtype=np.float64),
-        ]
+        )
     names = ("ref_variances", "sci_variances")
     planes = [_as_variances(x, name, shape) for x, name in zip(variances, names, strict=True)]
     full = [_saturated(door, saturation) for door in doors]
@@ -93,7 +94,12 @@ def open_batch(
         _any(mask, door.mask, saturated, None if variance is None else ~xp.isfinite(variance))
         for mask, door, saturated, variance in zip(given, doors, full, planes, strict=True)
     ]
-    return BatchInputs(shape, *doors, tuple(bad), tuple(planes), tuple(full))
+    return BatchInputs(shape, *doors, _pair(bad), _pair(planes), _pair(full))
+
+
+def _pair(planes: list[_Plane]) -> tuple[_Plane, _Plane]:
+    of_ref, of_sci = planes
+    return of_ref, of_sci
 
 
 def _check_shapes(refs: Images, scis: Images) -> tuple[int, int, int]:

@@ -73,4 +73,5 @@ def check_psfs(name: str, psfs: Any, shape: tuple[int, int, int]) -> NDArray[np.
     worst = float(sums.flat[np.argmax(np.abs(sums - 1))])
     if abs(worst - 1) > 0.01:
         raise ValueError(f"`{name}` sums up to {worst:.4g}; a PSF has the sum 1: divide by its sum")
-    return array / sums
+    normed: NDArray[np.float64] = array / sums
+    return normed

@@ -28,4 +28,5 @@ def subtract_of(method: str) -> Callable[..., dict[str, Any]]:
     if method not in METHODS:
         known = ", ".join(repr(name) for name in METHODS)
         raise ValueError(f"method is {method!r}; known methods are {known}")
-    return importlib.import_module(METHODS[method]).subtract
+    subtract: Callable[..., dict[str, Any]] = importlib.import_module(METHODS[method]).subtract
+    return subtract

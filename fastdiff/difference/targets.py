@@ -36,21 +36,24 @@ class Targets:
         for given, name, dtype in zip(self.given, names, dtypes, strict=True):
             view = None if given is None else _check_target(given, name, wanted, dtype)
             # A result over its own input would be read as input by the next tile.
-            usable = (
+            if (
                 view is not None
                 and view.dtype == dtype[0]
                 and view.flags.c_contiguous
                 and view.flags.aligned
                 and not any(np.may_share_memory(view, each) for each in inputs)
-            )
+            ):
+                work = view.reshape(shape)
+            else:
+                work = xp.empty(shape, dtype[0])
             self.views.append(view)
-            self.work.append(view.reshape(shape) if usable else xp.empty(shape, dtype[0]))
+            self.work.append(work)
 
     def result(self) -> Difference:
         """The difference, once `work` is filled."""
         results = []
         for given, view, work in zip(self.given, self.views, self.work, strict=True):
-            if given is None:
+            if view is None:
                 results.append(self.scis.like(work))
                 continue
             if not np.may_share_memory(view, work):

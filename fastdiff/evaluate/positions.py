@@ -117,14 +117,15 @@ def by_snr(
         ``low``, ``high``, ``n``, ``recall``, ``flux_bias`` (median of ratio - 1) and
         ``flux_scatter`` (1.4826 times the median absolute deviation); NaN for an empty bin.
     """
-    snr, found = np.abs(np.asarray(snr, float)), np.asarray(found, bool)
-    if snr.shape != found.shape or snr.ndim != 1:
-        raise ValueError(f"snr {snr.shape} and found {found.shape} must be of one length")
-    ratio = np.full(len(snr), np.nan) if flux_ratio is None else np.asarray(flux_ratio, float)
+    size: NDArray[np.float64] = np.abs(np.asarray(snr, float))
+    found = np.asarray(found, bool)
+    if size.shape != found.shape or size.ndim != 1:
+        raise ValueError(f"snr {size.shape} and found {found.shape} must be of one length")
+    ratio = np.full(len(size), np.nan) if flux_ratio is None else np.asarray(flux_ratio, float)
     edges = np.asarray(edges, float)
     rows = []
     for low, high in itertools.pairwise(edges):
-        inside = (snr >= low) & (snr < high)
+        inside = (size >= low) & (size < high)
         error = ratio[inside & found & np.isfinite(ratio)] - 1.0
         bias = float(np.median(error)) if len(error) else float("nan")
         rows.append(

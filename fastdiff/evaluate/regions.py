@@ -137,7 +137,8 @@ def is_blank(output: ArrayLike, sigma: float = BLANK_SIGMA) -> NDArray[np.bool_]
     n = np.maximum(good.sum((-2, -1), keepdims=True), 1)
     mean = np.where(good, output, 0).sum((-2, -1), keepdims=True) / n
     variance = (np.where(good, output - mean, 0) ** 2 / n).sum((-2, -1))
-    return np.sqrt(variance) < sigma
+    blank: NDArray[np.bool_] = np.sqrt(variance) < sigma
+    return blank
 
 
 def precision_recall(
@@ -185,9 +186,9 @@ def precision_recall(
     for column in levels.T:
         binary = (output >= column[:, None, None]) & shown[:, None, None]
         labels, n = label(binary)
-        tp = int(detected(truth_binary, labels).sum())
-        found = int(detected(binary, truth_labels).sum())
-        rows.append((tp, n - tp, n_truth - found, found))
+        hits = int(detected(truth_binary, labels).sum())
+        n_found = int(detected(binary, truth_labels).sum())
+        rows.append((hits, n - hits, n_truth - n_found, n_found))
     tp, fp, fn, found = np.array(rows, np.int64).reshape(-1, 4).T
     with np.errstate(invalid="ignore"):
         precision, recall = tp / (tp + fp), found / (found + fn)
@@ -239,7 +240,8 @@ def sum_regions(
     """Sum of `values` over each of the regions 1 ... n of `labels`."""
     values, labels = _same_shape(np.asarray(values), "values", np.asarray(labels), "labels")
     n = int(labels.max(initial=0)) if n is None else n
-    return np.bincount(labels.ravel(), np.asarray(values, float).ravel(), n + 1)[1:]
+    sums: NDArray[Any] = np.bincount(labels.ravel(), np.asarray(values, float).ravel(), n + 1)
+    return sums[1:]
 
 
 def _same_shape(

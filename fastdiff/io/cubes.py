@@ -68,8 +68,8 @@ def read_cube(path: str | os.PathLike[str], quality: bool = True) -> Cube:
                 bad = ~np.isfinite(time)
                 if quality and "QUALITY" in names:
                     bad |= np.asarray(hdu.data["QUALITY"]) != 0
-                error = np.array(hdu.data["FLUX_ERR"], np.float32) if "FLUX_ERR" in names else None
-                return Cube(cube, time, bad, error, merged_header(hdu, hdus[0]))
+                noise = np.array(hdu.data["FLUX_ERR"], np.float32) if "FLUX_ERR" in names else None
+                return Cube(cube, time, bad, noise, merged_header(hdu, hdus[0]))
             if len(image_shape(hdu)) == 3:
                 cube = _mapped(hdu)
                 if cube is None:

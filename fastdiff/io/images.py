@@ -7,7 +7,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 # Extension names that surveys use, and how each becomes a variance.
 MASK_NAMES = ("MASK", "DQ", "BPM")
-VARIANCE_FROM = {
+VARIANCE_FROM: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     **dict.fromkeys(("VARIANCE", "VAR"), lambda x: x),
     **dict.fromkeys(("ERR", "ERROR", "NOISE", "SIGMA", "RMS"), np.square),
     **dict.fromkeys(("WEIGHT", "WHT", "IVAR"), lambda x: 1 / np.where(x > 0, x, np.nan)),
@@ -155,7 +155,8 @@ def saturated_pixels(frame: Frame) -> np.ndarray:
     level = frame.header.get("SATURATE")
     if not (is_number(level) and level > 0):
         return np.zeros(frame.image.shape, bool)
-    return frame.image >= level
+    full: np.ndarray = frame.image >= level
+    return full
 
 
 @contextlib.contextmanager
@@ -185,7 +186,7 @@ def image_shape(hdu: Any) -> tuple[int, ...]:
     """Shape of an image HDU without its leading axes of length 1; () for anything else."""
     if not hdu.is_image:
         return ()
-    shape = hdu.shape
+    shape: tuple[int, ...] = hdu.shape
     while len(shape) > 2 and shape[0] == 1:
         shape = shape[1:]
     return shape
@@ -199,7 +200,7 @@ def _find_image(hdus: HDUList, extension: Any, path: Any, any_name: bool = False
     )
     if extension is not None:
         try:
-            index = hdus.index_of(extension)
+            index: int = hdus.index_of(extension)
             shape = shapes[index]
         except (KeyError, IndexError):
             raise ValueError(f"{path}: no such extension; the file has {listing}") from None
@@ -239,12 +240,14 @@ def _pixels(hdu: Any, path: Any) -> np.ndarray:
 
 def _bad_pixels(hdu: Any, path: Any) -> np.ndarray:
     try:
-        values = hdu.data.reshape(image_shape(hdu))
+        values: np.ndarray = hdu.data.reshape(image_shape(hdu))
     except Exception as error:
         raise ValueError(f"{path}: the pixels of [{hdu.name}] cannot be read: {error}") from error
     planes = [hdu.header[name] for name in BAD_PLANES if name in hdu.header]
     if planes and values.dtype.kind in "iu":
-        return (values & sum(1 << plane for plane in planes)) != 0
+        bits: int = sum(1 << plane for plane in planes)
+        marked: np.ndarray = (values & bits) != 0
+        return marked
     return np.array(values != 0)
 
 

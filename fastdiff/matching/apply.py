@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 from fastdiff.kernels.image import convolve as blocks
-from fastdiff.stars.psf import ASSUMED_FWHM, moffat
+from fastdiff.stars.psf import ASSUMED_FWHM, moffat, normed
 
 from .basis import polynomial
 from .grid import BAND, BlockGrid, hats
@@ -70,12 +70,16 @@ class MatchedPair:
     @property
     def padded(self) -> NDArray[np.float32]:
         """Components of the kernel as the compiled loops want them."""
-        return self.xp.asarray(blocks.padded_kernels(self.kernel.components))
+        padded: NDArray[np.float32] = self.xp.asarray(blocks.padded_kernels(self.kernel.components))
+        return padded
 
     @functools.cached_property
     def bordered_variance(self) -> NDArray[np.float32]:
         """Variance of the convolved image in a border."""
-        return blocks.with_border(self.image.variance, self.r, self.image.sigma**2)
+        bordered: NDArray[np.float32] = blocks.with_border(
+            self.image.variance, self.r, self.image.sigma**2
+        )
+        return bordered
 
     def convolve_as(
         self, mode: int, plane: NDArray[np.float32], origins: NDArray[np.int64],
@@ -85,7 +89,10 @@ class MatchedPair:
         its moduli or squares.
         """
         terms = self.kernel.terms(*middles(origins, side))
-        return blocks.convolve_blocks(plane, self.padded, terms, origins, side, mode, self.threads)
+        made: NDArray[np.float32] = blocks.convolve_blocks(
+            plane, self.padded, terms, origins, side, mode, self.threads
+        )
+        return made
 
     def known_variance(self, origins: NDArray[np.int64], side: tuple[int, int]) -> NDArray[Any]:
         """Of the convolved image, convolved by the squared kernel: (n, h, w) or (n, 1, 1)."""
@@ -95,7 +102,8 @@ class MatchedPair:
         n = len(self.kernel.components)
         parts = self.kernel.components.reshape(n, -1)
         squares = np.einsum("si,ij,sj->s", terms, parts @ parts.T, terms)
-        return self.xp.asarray((squares * self.image.sigma**2)[:, None, None])
+        known: NDArray[Any] = self.xp.asarray((squares * self.image.sigma**2)[:, None, None])
+        return known
 
     def difference(self, image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:
         """Fill `image`, and `variance` for independent pixels."""
@@ -160,7 +168,7 @@ class MatchedPair:
             n = band.stop - band.start
             rows = self.bordered[band.start : band.stop + size - 1, : nx + size - 1]
             image = fft.rfft2(rows.astype(np.float64), shape, **workers)
-            out = xp.zeros((n, nx), np.float32)
+            out: NDArray[np.float32] = xp.zeros((n, nx), np.float32)
             x = 2 * xp.arange(nx) / max(nx - 1, 1) - 1
             y = 2 * xp.arange(band.start, band.stop) / max(self.shape[0] - 1, 1) - 1
             for (i, j), kernel in zip(self.kernel.powers, kernels, strict=True):
@@ -219,8 +227,8 @@ class MatchedPair:
         transform = np.abs(np.fft.rfft2(kernel, (size, size))) ** 2
         power = self.target.sigma**2 + self.image.sigma**2 * transform + 1e-30
         made = np.fft.irfft2(np.sqrt(power[0, 0] / power), (size, size))
-        made = np.roll(made, (self.r, self.r), axis=(0, 1))[: 2 * self.r + 1, : 2 * self.r + 1]
-        return made / made.sum()
+        made = np.roll(made, (self.r, self.r), axis=(0, 1))
+        return normed(made[: 2 * self.r + 1, : 2 * self.r + 1])
 
     def psf(self, decorrelated: bool) -> tuple[NDArray[np.float64], bool]:
         """PSF of the difference at the middle of the frame, sum 1, of odd size; and whether it
@@ -289,11 +297,10 @@ class MatchedPair:
 def seen_through(psf: NDArray[np.float64], kernel: NDArray[np.float64]) -> NDArray[np.float64]:
     """A PSF convolved by a kernel of odd side, of the side that it had and of sum 1."""
     r, size = len(kernel) // 2, len(psf)
-    made = _convolved(psf, kernel)[r : r + size, r : r + size]
-    return made / made.sum()
+    return normed(_convolved(psf, kernel)[r : r + size, r : r + size])
 
 
 def _convolved(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     """Convolution of two small arrays, all of it."""
-    shape = np.add(a.shape, b.shape) - 1
+    shape = [m + n - 1 for m, n in zip(a.shape, b.shape, strict=True)]
     return np.fft.irfft2(np.fft.rfft2(a, shape) * np.fft.rfft2(b, shape), shape)

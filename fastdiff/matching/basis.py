@@ -45,7 +45,7 @@ def polynomial(
     ny, nx = shape
     u = 2 * xp.arange(nx) / max(nx - 1, 1) - 1
     v = 2 * xp.arange(band.start, band.stop) / max(ny - 1, 1) - 1
-    out = xp.zeros((len(v), nx), np.float32)
+    out: NDArray[np.float32] = xp.zeros((len(v), nx), np.float32)
     for c, (i, j) in zip(coefficients, powers_up_to(MAX_ORDER), strict=False):
         out += xp.outer(v**j, c * u**i).astype(np.float32)
     return out
@@ -65,7 +65,7 @@ class Basis:
     @property
     def size(self) -> int:
         """Side of the kernel, pixels."""
-        return self.taps.shape[1]
+        return int(self.taps.shape[1])
 
     @functools.cached_property
     def images(self) -> NDArray[np.float64]:
@@ -76,8 +76,8 @@ class Basis:
     @functools.cached_property
     def sums(self) -> NDArray[np.float64]:
         """Sums of the functions over that of the carrier; 0 for the carrier itself."""
-        sums = self.images.sum((1, 2))
-        sums = sums / sums[self.carrier]
+        sums: NDArray[np.float64] = self.images.sum((1, 2))
+        sums /= sums[self.carrier]
         sums[self.carrier] = 0
         return sums
 
@@ -93,7 +93,8 @@ class Basis:
 def gaussians(sigma: float, size: int) -> Basis:
     """Gaussians of `sigma` (the carrier), narrower and wider, times Hermite polynomials."""
     t = np.arange(size) - size // 2
-    taps, products = [], []
+    taps: list[NDArray[np.float64]] = []
+    products: list[tuple[int, int]] = []
     for width, degree in zip((sigma, sigma / FACTOR, sigma * FACTOR), _DEGREES, strict=True):
         first = len(taps)
         for n in range(degree + 1):

@@ -350,16 +350,17 @@ class _Fit:
         A kernel that is fitted to noise smooths it away, and the sources with it.
         """
         rest, _, variance, signal = self.residuals(stamps, used)
-        target = stamps.target
-        image = windows(self.image.data, stamps.origins, stamps.side).astype(np.float64)
+        target: NDArray[Any] = stamps.target
+        image: NDArray[Any] = windows(self.image.data, stamps.origins, stamps.side)
+        image = image.astype(np.float64)
         bright = used & (image > _SIGNAL_SNR * self.image.sigma)
         bright &= target > _SIGNAL_SNR * self.target.sigma
         if not bright.any():
             return True
         rest, variance, image, target = (each[bright] for each in (rest, variance, image, target))
         factor = float(np.median(target / image))
-        noise = self.target.sigma**2 + (factor * self.image.sigma) ** 2
-        noise = noise + signal * target + 1e-30
+        sky = self.target.sigma**2 + (factor * self.image.sigma) ** 2
+        noise = sky + signal * target + 1e-30
 
         def misfit(square: NDArray[Any]) -> float:
             return float(np.minimum(square, _CLIP**2).mean())
@@ -428,7 +429,8 @@ class _Fit:
         rough[:n, :n] = self.basis.roughness - cross - cross.T
         rough[:n, :n] += row[self.basis.carrier] * np.outer(sums, sums)
         scale = np.trace(normal.mean(0)[:n, :n]) / np.trace(rough)
-        return strength * scale * rough
+        rough *= strength * scale
+        return rough
 
     def make_kernel(self, table: NDArray[np.float64], n_terms: NDArray[np.int64]) -> MatchingKernel:
         """Kernel from the coefficients (function, term)."""

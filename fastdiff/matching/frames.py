@@ -60,6 +60,7 @@ class Frames:
             return self
         names = "refs", "scis", "bad_refs", "bad_scis"
         planes = {name: getattr(self, name) for name in names}
-        return dataclasses.replace(
-            self, **{k: None if v is None else arrays.on_host(v) for k, v in planes.items()}
-        )
+        there: dict[str, Any] = {
+            name: None if plane is None else arrays.on_host(plane) for name, plane in planes.items()
+        }
+        return dataclasses.replace(self, **there)

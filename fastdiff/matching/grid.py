@@ -16,7 +16,7 @@ _BLOCK = (32, 128)  # pixels, the largest block that shares one squared kernel
 BAND = 128  # rows of a frame that are worked on at a time
 
 
-def hats(x: NDArray[np.float64], nodes: NDArray[np.float64]) -> NDArray[np.float64]:
+def hats(x: NDArray[Any], nodes: NDArray[np.float64]) -> NDArray[np.float64]:
     """(len(x), len(nodes)): weights with which values at `nodes` make the values at `x`."""
     return np.stack([np.interp(x, nodes, unit) for unit in np.eye(len(nodes))], axis=1)
 
@@ -49,8 +49,8 @@ class BlockGrid:
         if which is not None and len(which) < n:
             some, parts = parts, np.zeros_like(parts, shape=(n, h, w))
             parts[which] = some
-        plane = np.broadcast_to(parts, (len(parts), h, w)).reshape(-1, n_x, h, w)
-        plane = plane.transpose(0, 2, 1, 3).reshape(-1, n_x * w)
+        rows = np.broadcast_to(parts, (len(parts), h, w)).reshape(-1, n_x, h, w)
+        plane = rows.transpose(0, 2, 1, 3).reshape(-1, n_x * w)
         return plane[: band.stop - band.start, :nx]
 
     def touched(

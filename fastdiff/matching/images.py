@@ -142,9 +142,11 @@ def windows(plane: NDArray[Any], origins: NDArray[np.int64], side: tuple[int, in
     if xp is not np:
         # Indices of all pixels: CuPy might copy a view of all windows whole.
         rows, columns = (xp.asarray(origins[:, k, None] + np.arange(side[k])) for k in range(2))
-        return plane[rows[:, :, None], columns[:, None, :]]
-    view = np.lib.stride_tricks.sliding_window_view(plane, side)
-    return view[origins[:, 0], origins[:, 1]]
+        cut: NDArray[Any] = plane[rows[:, :, None], columns[:, None, :]]
+    else:
+        view = np.lib.stride_tricks.sliding_window_view(plane, side)
+        cut = view[origins[:, 0], origins[:, 1]]
+    return cut
 
 
 def middles(

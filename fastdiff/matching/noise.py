@@ -34,7 +34,7 @@ def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64
     image = arrays.on_host(image)
     ny, nx = image.shape
     h, w = (int(np.clip(n // 12, 16, 128)) for n in (ny, nx))
-    x, y, level = [], [], []
+    x, y, medians = [], [], []
     for y0 in range(0, ny - h // 2, h):
         for x0 in range(0, nx - w // 2, w):
             values = image[y0 : y0 + h : 2, x0 : x0 + w : 2]
@@ -42,14 +42,16 @@ def fit_background(image: NDArray[np.float32], order: int) -> NDArray[np.float64
             if 2 * len(good) > values.size:
                 x.append(x0 + (min(x0 + w, nx) - 1 - x0) / 2)
                 y.append(y0 + (min(y0 + h, ny) - 1 - y0) / 2)
-                level.append(np.median(good))
-    while order and len(level) < STAMPS_PER_TERM * len(powers_up_to(order)):
+                medians.append(np.median(good))
+    while order and len(medians) < STAMPS_PER_TERM * len(powers_up_to(order)):
         order -= 1
-    if not level:
+    if not medians:
         good = image[np.isfinite(image)]
         return np.array([float(np.median(good)) if len(good) else 0.0])
-    terms, level = terms_at(np.array(x), np.array(y), order, (ny, nx)), np.array(level, np.float64)
+    terms = terms_at(np.array(x), np.array(y), order, (ny, nx))
+    level = np.array(medians, np.float64)
     kept = np.ones(len(level), bool)
+    coefficients: NDArray[Any]
     for _ in range(5):
         coefficients = np.linalg.lstsq(terms[kept], level[kept], rcond=None)[0]
         rest = np.abs(level - terms @ coefficients)

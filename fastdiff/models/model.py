@@ -48,7 +48,8 @@ if hasattr(os, "register_at_fork"):
 
 def unavailable(backend: str) -> str | None:
     """Why a back end cannot run in this installation, or None if it can be tried."""
-    return importlib.import_module(BACKENDS[backend]).unavailable(backend)
+    reason: str | None = importlib.import_module(BACKENDS[backend]).unavailable(backend)
+    return reason
 
 
 class Model:

@@ -95,7 +95,8 @@ class Session:
 
     def run(self, array: NDArray[Any]) -> NDArray[Any]:
         """First output of the model for a C-contiguous array of `input_dtype`."""
-        return self._session.run(self._output_names, {self.input_name: array})[0]
+        output: NDArray[Any] = self._session.run(self._output_names, {self.input_name: array})[0]
+        return output
 
 
 def _numpy_dtype(onnx_type: str) -> np.dtype[Any]:

@@ -6,7 +6,7 @@ import shlex
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -80,7 +80,7 @@ class SubtractSettings:
     threshold: float = 5.0
     threads: int | None = None
     png: bool = True
-    sign: str = "positive"
+    sign: Literal["positive", "negative", "both"] = "positive"
     method: str = "transinet"
     options: dict[str, Any] = field(default_factory=dict)
 
@@ -225,7 +225,7 @@ def _draw(
     difference: Difference,
     candidates: Table,
 ) -> str | None:
-    """Draw NAME.png if asked for; why there is none if matplotlib is missing."""
+    """Draw NAME.png if asked for; give the reason where matplotlib is missing."""
     if not settings.png:
         return None
     from fastdiff.plots.difference import draw_difference

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.core.stats import FWHM_PER_SIGMA
 from fastdiff.core.threads import check_threads, ordered_map
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ _SLOPE = 0.3  # N(< m) ~ 10^(0.3 m), over ...
 _MAGNITUDES = 8.0
 _REACH = 4.5  # sigma at which a star ends, 4e-5 of its peak
 _EVENT_RANK = 0.9  # of the stars by flux, that which varies
-_ROUNDED_FWHM = 2.354820045  # FWHM per sigma; a more exact value would change the last bits
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ def _expose(
     curves: NDArray[np.float64],
     threads: int | None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """The constant stars, and what `stars` vary by as `curves` say, under the flat field."""
+    """Images of all stars, and of the change of `stars` by `curves`, under the flat field."""
     n_epochs, shape = len(motion), flats.shape
     cube = np.empty((n_epochs, *shape))
     signal = np.zeros((n_epochs, *shape), np.float32)
@@ -247,7 +247,7 @@ def render(
 ) -> NDArray[np.float64]:
     """Image of stars, eqs. 6-8, with A = 1; `prf` is (fx, fy, phi), `shape` (ny, nx)."""
     fx, fy, phi = prf
-    sx, sy = fx / _ROUNDED_FWHM, fy / _ROUNDED_FWHM  # eq. 8 calls them widths at half maximum
+    sx, sy = fx / FWHM_PER_SIGMA, fy / FWHM_PER_SIGMA  # eq. 8 calls them widths at half maximum
     a = (np.cos(phi) / sx) ** 2 + (np.sin(phi) / sy) ** 2
     b = np.sin(2 * phi) / 2 * (1 / sy**2 - 1 / sx**2)
     c = (np.sin(phi) / sx) ** 2 + (np.cos(phi) / sy) ** 2

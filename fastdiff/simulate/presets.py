@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["PRESETS"]
+from fastdiff.core.stats import FWHM_PER_SIGMA
 
-ROUNDED_FWHM = 2.3548  # FWHM per sigma; a more exact value would change what a seed gives
+__all__ = ["PRESETS"]
 
 # Parameters of `fastdiff.kernels.synth.scene.Scene`, which says what each one is.
 SURVEY: dict[str, Any] = {
@@ -67,8 +67,8 @@ SURVEY: dict[str, Any] = {
 # units of counts here; the amplitude 10 of eq 8 is in units of 255 / 2 counts, which gives a
 # transient of 1275 counts, 5-20 % of the full scale at its peak for the PSFs of eq 9.
 PAPER: dict[str, Any] = SURVEY | {
-    "fwhm_ref": (2 * ROUNDED_FWHM, 5 * ROUNDED_FWHM),
-    "fwhm_sci": (2 * ROUNDED_FWHM, 5 * ROUNDED_FWHM),
+    "fwhm_ref": (2 * FWHM_PER_SIGMA, 5 * FWHM_PER_SIGMA),
+    "fwhm_sci": (2 * FWHM_PER_SIGMA, 5 * FWHM_PER_SIGMA),
     "fwhm_law": 0.0,
     "fwhm_ratio_max": 0.0,
     "ecc_max_ref": 0.4,

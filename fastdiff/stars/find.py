@@ -104,11 +104,11 @@ def find_stars(
     Cost: about 40 CPU ms for 1024 x 1024 pixels with 400 stars. Galaxies whose width and
     shape are those of stars are taken for stars.
     """
-    data, blank, sigma = _above_sky(image, bad, sky, sigma)
-    none = Stars(*np.empty((7, 0)), isolated=np.empty(0, bool))
-    if sigma is None:
+    data, blank, rms = _above_sky(image, bad, sky, sigma)
+    none = Stars._make([*np.empty((7, 0)), np.empty(0, bool)])
+    if rms is None:
         return none
-    found = _extract(data, blank, sigma)
+    found = _extract(data, blank, rms)
     if len(found) == 0:
         return none
     all_x, all_y, all_flux = found["x"], found["y"], found["flux"]
@@ -129,7 +129,7 @@ def find_stars(
     x, y = x0 + half + dx, y0 + half + dy
     root = np.sqrt(np.maximum(cxx * cyy - cxy**2, 0.0))
     fwhm = FWHM_PER_SIGMA * np.sqrt(root)
-    noise = sigma if np.ndim(sigma) == 0 else sigma[found["ypeak"], found["xpeak"]]
+    noise = rms if np.ndim(rms) == 0 else rms[found["ypeak"], found["xpeak"]]
     snr = flux / (noise * np.sqrt(4 * np.pi * np.maximum(root, 1e-9)))
     shift = np.hypot(x - found["x"], y - found["y"])
     good = (flux > 0) & (snr >= threshold) & (fwhm > LEAST_FWHM) & ~dirty & ~flat
@@ -188,10 +188,11 @@ def _extract(data: NDArray[np.float32], blank: NDArray[np.bool_], sigma: Any) ->
 
     for threshold in (3.0, 6.0, 15.0, 40.0):
         try:
-            return sep.extract(
+            table: NDArray[Any] = sep.extract(
                 data, threshold, err=sigma, mask=blank, minarea=5, filter_kernel=None,
                 deblend_nthresh=8,
             )  # fmt: skip
+            return table
         except Exception as error:
             # sep raises bare exceptions when its buffer of pixels or of blends is full.
             if not any(word in str(error) for word in ("buffer", "overflow")):
@@ -199,7 +200,9 @@ def _extract(data: NDArray[np.float32], blank: NDArray[np.bool_], sigma: Any) ->
     return np.empty(0, [("x", "f8")])
 
 
-def _inside(x: Any, y: Any, shape: tuple[int, ...], edge: float) -> NDArray[np.bool_]:
+def _inside(
+    x: NDArray[Any], y: NDArray[Any], shape: tuple[int, ...], edge: float
+) -> NDArray[np.bool_]:
     ny, nx = shape
     return (x >= edge) & (x <= nx - 1 - edge) & (y >= edge) & (y <= ny - 1 - edge)
 
@@ -236,7 +239,7 @@ def _point_like(
     # Few bright stars tell the width better than many faint sources.
     bright = good & (snr >= np.sort(snr[good])[::-1][min(good.sum() - 1, 100)])
     centre = _narrow_mode(size[bright])
-    kept = good & (abs(size - centre) < 0.3)
+    kept: NDArray[np.bool_] = good & (abs(size - centre) < 0.3)
     for _ in range(3):
         chosen = bright & kept if (bright & kept).sum() >= 5 else kept
         if not chosen.any():
@@ -246,7 +249,8 @@ def _point_like(
         kept = good & (abs(size - centre) < 3 * np.hypot(min(scatter, 0.08), error))
     shape = [np.median(each[chosen]) for each in (e1, e2)]
     limit = np.hypot(_ROUNDNESS, 3 * error)
-    return kept & (np.hypot(e1 - shape[0], e2 - shape[1]) < limit)
+    kept &= np.hypot(e1 - shape[0], e2 - shape[1]) < limit
+    return kept
 
 
 def _isolated(stars: Stars, x: Any, y: Any, flux: Any) -> NDArray[np.bool_]:

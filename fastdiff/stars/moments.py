@@ -38,7 +38,7 @@ def cut_stamps(
 
 
 def adaptive_moments(
-    stamps: NDArray[np.float32], width: float, passes: int = 12
+    stamps: NDArray[Any], width: float, passes: int = 12
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], tuple[NDArray[Any], ...]]:
     """(flux, dx, dy, (cxx, cxy, cyy)) of the Gaussian that each stamp's own weight is.
 

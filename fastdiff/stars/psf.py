@@ -85,8 +85,13 @@ def measure_psf(
     psf = _without_noise(psf.reshape(size, size), variance.reshape(size, size))
     if psf[psf < 0].sum() < -_MOST_NEGATIVE:
         return moffat(fwhm_of(stars), size)
-    psf = np.maximum(psf, 0)
-    return psf / psf.sum()
+    return normed(np.maximum(psf, 0))
+
+
+def normed(psf: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A PSF of sum 1."""
+    of_sum_1: NDArray[np.float64] = psf / psf.sum()
+    return of_sum_1
 
 
 class _Stack(NamedTuple):
@@ -134,9 +139,9 @@ def _stack(
     level = _median(values[:, rim].T, usable[:, rim].T)
     values -= level[:, None, None]
     values[~usable] = 0.0
-    rows = shift_matrix(stars.y - (y0 + side // 2), size)
-    columns = shift_matrix(stars.x - (x0 + side // 2), size)
-    shifted = (rows @ values @ columns.transpose(0, 2, 1)).reshape(n, -1)
+    along_y = shift_matrix(stars.y - (y0 + side // 2), size)
+    along_x = shift_matrix(stars.x - (x0 + side // 2), size)
+    shifted = (along_y @ values @ along_x.transpose(0, 2, 1)).reshape(n, -1)
     # What a bad pixel touches is left out: its neighbours too.
     near = np.pad(~usable, ((0, 0), (1, 1), (1, 1)))
     near = near[:, :, :-2] | near[:, :, 1:-1] | near[:, :, 2:]
@@ -154,11 +159,9 @@ def _mean_psf(
     """Clipped and weighted mean of the stars in units of their flux, and its variance, flat."""
     offset, edge = np.zeros(len(flux)), _rim(size).ravel()
     disc = (_distances(size) <= size // 2).ravel()
-    psf: NDArray[np.float64] | None = None
+    psf = _median(stack.values / flux[:, None], stack.good)
     for _ in range(3):
         relative = (stack.values - offset[:, None]) / flux[:, None]
-        if psf is None:
-            psf = _median(relative, stack.good)
         sky_error = stack.noise / flux
         error = sky_error[:, None] ** 2 + (_MODEL_ERROR * psf) ** 2
         error += (1e-4 * psf.max()) ** 2
@@ -196,8 +199,7 @@ def moffat(fwhm: float, size: int, beta: float = 4.765) -> NDArray[np.float64]:
     grid = np.arange(-half, half + 1)
     square = grid[:, None] ** 2 + grid**2
     alpha = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    psf = (1 + square / alpha**2) ** -beta * (square <= half**2)
-    return psf / psf.sum()
+    return normed((1 + square / alpha**2) ** -beta * (square <= half**2))
 
 
 def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -254,8 +256,7 @@ def _without_noise(psf: NDArray[np.float64], variance: NDArray[np.float64]) -> N
     left -= mean[ring]
     chi2 = np.bincount(ring[known], left[known] ** 2 / variance[known], len(count))
     kept = np.maximum(1 - (count - 1) / np.maximum(chi2, 1e-9), 0)
-    result = np.where(radius <= half, model + mean[ring] + kept[ring] * left, 0.0)
-    return result / result.sum()
+    return normed(np.where(radius <= half, model + mean[ring] + kept[ring] * left, 0.0))
 
 
 def _median(relative: NDArray[Any], good: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -127,7 +127,8 @@ def position_groups(
     pairs = cKDTree(towards).query_pairs(np.radians(radius / 3600), output_type="ndarray")
     n = len(towards)
     links = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return connected_components(links, directed=False)[1].astype(np.int64)
+    labels: NDArray[np.int32] = connected_components(links, directed=False)[1]
+    return labels.astype(np.int64)
 
 
 def split_of(number: int) -> str:

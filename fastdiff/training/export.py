@@ -270,4 +270,5 @@ def _run(model: bytes, name: str, test: Tensor) -> np.ndarray:
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    return session.run(None, {name: test.numpy()})[0]
+    output: np.ndarray = session.run(None, {name: test.numpy()})[0]
+    return output

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fastdiff.core.stats import FWHM_PER_SIGMA, SIGMA_PER_MAD
 from fastdiff.simulate.inject import measure_fwhm, point_source
 
 ZTF_GAIN = 6.2  # electrons a count
@@ -34,12 +35,14 @@ class RealSamples:
     @property
     def ref_mask(self) -> np.ndarray:
         """Pixels that are missing in ref."""
-        return ~np.isfinite(self.ref)
+        missing: np.ndarray = ~np.isfinite(self.ref)
+        return missing
 
     @property
     def sci_mask(self) -> np.ndarray:
         """Pixels that are missing in sci."""
-        return ~np.isfinite(self.sci)
+        missing: np.ndarray = ~np.isfinite(self.sci)
+        return missing
 
 
 def split_of(object_id: str) -> str:
@@ -104,10 +107,10 @@ class ZtfInjections:
         ref, sci, fwhm_ref, fwhm_sci = self.pairs[rng.integers(len(self.pairs))]
         ref, sci = ref.astype(np.float64), sci.astype(np.float64)
         truth = np.zeros_like(sci)
-        sigma = 1.4826 * np.nanmedian(np.abs(sci - np.nanmedian(sci)))
+        sigma = SIGMA_PER_MAD * np.nanmedian(np.abs(sci - np.nanmedian(sci)))
         beta = None if rng.random() < 0.3 else rng.uniform(2.5, 5)
         width = fwhm_sci * rng.uniform(0.92, 1.15)
-        unit = sigma * np.sqrt(4 * np.pi) * width / 2.3548  # flux with S/N = 1
+        unit = sigma * np.sqrt(4 * np.pi) * width / FWHM_PER_SIGMA  # flux with S/N = 1
         n_added = rng.poisson(1.0)
         for _ in range(n_added):
             x, y = rng.uniform(0, 63, 2)
@@ -142,7 +145,7 @@ class ZtfInjections:
         oy, ox = rng.integers(0, 2, 2)
         for whole, part in zip(parts, (ref, sci, truth, ignore), strict=True):
             whole[oy : oy + 63, ox : ox + 63] = part
-        turns, mirrored = rng.integers(4), rng.integers(2)
+        turns, mirrored = int(rng.integers(4)), rng.integers(2)
         parts = [np.rot90(p, turns) for p in parts]
         parts = [p[:, ::-1] if mirrored else p for p in parts]
         return tuple(

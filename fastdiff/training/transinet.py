@@ -144,7 +144,7 @@ def samples(
                     **parameters,
                 )
                 parts.append(to_batch(made, threads, matched=matched))
-            if n_extra:
+            if extra is not None and n_extra:
                 parts.append(to_batch(extra(n_extra, step * n_extra), threads, matched=matched))
             tensors = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
             tensors["pair"] = tensors["pair"].contiguous(memory_format=torch.channels_last)
@@ -339,7 +339,8 @@ def load_transinet_lite(checkpoint: str | os.PathLike[str], averaged: bool = Tru
             f"checkpoint {checkpoint} does not hold a TransiNetLite ({error}); give one that "
             "train_transinet_lite wrote"
         ) from error
-    return network.eval()
+    network.eval()
+    return network
 
 
 class InUnits(nn.Module):
@@ -406,7 +407,9 @@ def train_transinet(
     _use_threads(threads)
     torch.manual_seed(seed)
     network = InUnits(TransiNet(width), unit).to(device)
-    common = {"seed": seed, "preset": preset, "matched": False, "threads": threads}
+    common: dict[str, Any] = {
+        "seed": seed, "preset": preset, "matched": False, "threads": threads,
+    }  # fmt: skip
     common |= parameters or {}
     first = samples(batch, (size, size), **common)
     second = samples(batch, (size, size), extra=extra, extra_fraction=extra_fraction, **common)

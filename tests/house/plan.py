@@ -52,7 +52,6 @@ EXCEPTIONS: dict[str, str] = {
 }
 # Module or folder -> the test file in which it is tested through what calls it.
 TESTED_THROUGH = {
-    "kernels/jit.py": "tests/kernels/test_declare.py",
     "kernels/cube/ridge.py": "tests/kernels/cube/test_single.py",
     "fastdiff/cubes": "tests/cubes/test_cpm.py",
     "fastdiff/models/onnxruntime.py": "tests/models/test_model.py",

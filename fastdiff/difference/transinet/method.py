@@ -157,8 +157,9 @@ def _measure(
 def _informative(frames: Frames, stats: NDArray[np.float64]) -> NDArray[np.int64]:
     """Frames that the network must see; the others are left at 0, and noted."""
     todo = []
-    no_noise_ref = ~stats[:, :, SIGMA_REF].any(1)
-    no_noise_sci = ~stats[:, :, SIGMA_SCI].any(1)
+    no_noise_ref, no_noise_sci = (
+        np.logical_not(stats[:, :, column].any(1)) for column in (SIGMA_REF, SIGMA_SCI)
+    )
     for i in range(len(frames.scis)):
         if no_noise_sci[i] or no_noise_ref[i]:
             if np.isnan(frames.image[i]).all():

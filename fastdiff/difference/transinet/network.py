@@ -59,7 +59,8 @@ def load_network(model: str | os.PathLike[str] | Model, backend: str) -> Model:
                 f"backend is {backend!r}, but `model` was loaded on {model.backend!r}; leave out "
                 "one of the two"
             )
-        model, backend = model.path, model.backend
+        backend = model.backend
+        model = model.path
     # Sessions are kept: loading again with one thread costs an open file at the first call.
     network = load_model(model, backend, threads=1, kind=KIND)
     found = network.metadata.get("fastdiff.normalisation")
@@ -115,6 +116,7 @@ def _average(
         output = np.rot90(network.run(turned), -turns, axes=(2, 3))
         output = output[..., ::-1] if flip else output
         total = output if total is None else total + output
-    if len(symmetries) == 1:
-        return total
-    return np.ascontiguousarray(total * np.float32(1.0 / len(symmetries)))
+    if len(symmetries) > 1:
+        total = np.ascontiguousarray(total * np.float32(1.0 / len(symmetries)))
+    mean: NDArray[np.float32] = total
+    return mean

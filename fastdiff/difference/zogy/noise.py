@@ -83,7 +83,9 @@ def calibrate(
         and _count_regions(source[1] > _QUIET * maps.flux_err) >= _MIN_SOURCES
     )  # fmt: skip
     factors = np.ones(2)
-    work = (maps.image, maps.noise, 0.0), (maps.flux, maps.flux_err, registration)
+    work: tuple[tuple[NDArray[np.float32], NDArray[np.float32], Any], ...] = (
+        (maps.image, maps.noise, 0.0), (maps.flux, maps.flux_err, registration),
+    )  # fmt: skip
     for number, (values, variance, extra) in enumerate(work):
         sample, known = sampled(values), sampled(variance)
         if source is None:

@@ -28,7 +28,7 @@ class ZogyOptions:
     sci_psfs: NDArray[np.float64] | None
     psf_size: int | None
     tiles: Sequence[ZogyTile]
-    scale: NDArray[np.float64] | None  # (n,)
+    scale: NDArray[np.float32] | None  # (n,)
     gain: tuple[float, float] | None  # ref, sci
     astrometric_noise: float | None  # None: measured
     calibrate: bool
@@ -44,13 +44,13 @@ def check_size(size: Any, largest: int) -> int | None:
     """Side of the PSFs that are measured; None is chosen by their width."""
     if size is None:
         return None
-    size = whole_number("psf_size", size)
-    if size < 5 or size % 2 == 0 or size > largest:
+    side = whole_number("psf_size", size)
+    if side < 5 or side % 2 == 0 or side > largest:
         raise ValueError(
-            f"psf_size is {size}; it must be odd, at least 5 and no more than the side of the "
+            f"psf_size is {side}; it must be odd, at least 5 and no more than the side of the "
             f"images, {largest}"
         )
-    return size
+    return side
 
 
 def check_gain(gain: Any) -> tuple[float, float] | None:

@@ -17,8 +17,8 @@ from fastdiff.matching.frames import Frames
 
 from .noise import Maps, calibrate, finish, measure_again
 from .options import ZogyOptions
-from .psfs import psfs_of_tiles
-from .stars import MIN_MATCHED, fit_scale, match_stars, registration_error, tile_of
+from .psfs import TilePSFs, psfs_of_tiles
+from .stars import MIN_MATCHED, StarPair, fit_scale, match_stars, registration_error, tile_of
 from .tiles import (
     SIGNIFICANT,
     Filters,
@@ -42,12 +42,25 @@ _FWHM_PER_SIGMA = 2.3548
 
 
 class ZogyPair:
-    """The difference of one pair."""
+    """The difference of one pair; `ref` is its reference where that serves others too."""
+
+    ref: ZogyImage
+    sci: ZogyImage
+    pixels: tuple[ZogyImage, ZogyImage]
+    """Both, where the work is done."""
+    blank: NDArray[np.bool_]
+    pair: StarPair | None
+    """Stars of both images; None where nobody asks for them."""
+    psfs: TilePSFs
+    source: NDArray[np.float32] | None
+    """(2, ny, nx): light of the sources, for the fit of their noise."""
+    photons: NDArray[np.float64]
 
     def __init__(
         self, frames: Frames, options: ZogyOptions, i: int, ref: ZogyImage | None, clock: Clock
     ):
-        self.frames, self.options, self.i, self.ref, self.clock = frames, options, i, ref, clock
+        self.frames, self.options, self.i, self.clock = frames, options, i, clock
+        self.shared = ref
         self.xp = arrays.namespace(frames.image)
         extras = (frames.extras[name][i] for name in MAPS)
         self.maps = Maps(frames.image[i], frames.noise[i], *extras)
@@ -63,16 +76,18 @@ class ZogyPair:
         try:
             self._subtract(threads)
         finally:
-            self.ref = self.sci = self.pair = self.source = self.pixels = self.light = None
+            for name in ("shared", "ref", "sci", "pair", "source", "pixels", "light"):
+                vars(self).pop(name, None)
 
     def _subtract(self, threads: int) -> None:
         self.maps.systematic[:] = 0
         options, frames = self.options, self.frames
         with self.clock("background"):
-            if self.ref is None:
-                self.ref = prepare(frames.refs, frames.bad_refs, frames.ref_variances, self.i)
-            self.sci = prepare(frames.scis, frames.bad_scis, frames.sci_variances, self.i)
-        ref, sci = self.ref, self.sci
+            ref = self.shared
+            if ref is None:
+                ref = prepare(frames.refs, frames.bad_refs, frames.ref_variances, self.i)
+            sci = prepare(frames.scis, frames.bad_scis, frames.sci_variances, self.i)
+        self.ref, self.sci = ref, sci
         self.sky, self.sky_noise = sci.sky, sci.sigma
         self.blank = self.xp.asarray(ref.blank | sci.blank)
         if self.blank.all():
@@ -143,7 +158,7 @@ class ZogyPair:
             self.scale, self.n_scale = self.psfs.kernel.scale(*middle), self.psfs.n_stamps
             return
         pair = self.pair
-        if len(pair.dx) >= MIN_MATCHED:
+        if pair is not None and len(pair.dx) >= MIN_MATCHED:
             self.scale, self.n_scale = fit_scale(self.ref, self.sci, pair, self.options.tiles, psfs)
         if not self.n_scale:
             self.scale, self.n_scale = self._scale_of_everything()
@@ -168,7 +183,7 @@ class ZogyPair:
             return
         pair = self.pair
         self.astrometric_noise = 0.0
-        if len(pair.dx) < MIN_MATCHED:
+        if pair is None or len(pair.dx) < MIN_MATCHED:
             return
         delta = np.array([pair.dx, pair.dy])
         delta -= np.array(self.psfs.shifts)[tile_of(self.options.tiles, pair.sci)].T
@@ -221,11 +236,11 @@ class _TileWork:
         self.sigma_r, self.sigma_n = (local_sigma(image, tile) for image in (pair.ref, pair.sci))
         self.sigma_r = 0.0 if self.ref.constant else self.sigma_r
         self.reach = max(psf.shape[0] for psf in psfs)
-        self.psfs = tuple(xp.asarray(psf) for psf in psfs)
+        psf_r, self.psf_n = (xp.asarray(psf) for psf in psfs)
         self.space = Space(tile, self.reach, xp)
         noises = self.sigma_r, self.sigma_n, a
-        self.filters = Filters(*self.psfs, *noises, self.space.shape)
-        self.small = Filters(*self.psfs, *noises, (fast_length(3 * self.reach),) * 2)
+        self.filters = Filters(psf_r, self.psf_n, *noises, self.space.shape)
+        self.small = Filters(psf_r, self.psf_n, *noises, (fast_length(3 * self.reach),) * 2)
         self.energy = self.small.energy()
         self.match = self.filters.psf.conj() * np.float32(1 / self.energy)
         self.kernels = self.small.kernels(self.energy)
@@ -253,7 +268,8 @@ class _TileWork:
         """Difference, flux, variance of the registration, and light of the sources."""
         pair, maps, space, inside = self.pair, self.maps, self.space, self.tile.inside
         xp = self.xp
-        light = self.signal_n.copy() if pair.source is not None else None
+        source = pair.source
+        light = None if source is None else self.signal_n.copy()
         part_n = space.forward(self.signal_n) * self.filters.sci
         part_r = space.forward(self.signal_r) * self.filters.ref
         maps.image[inside] = space.back(part_n - part_r)
@@ -266,29 +282,29 @@ class _TileWork:
         maps.flux[inside] = (flux_n - flux_r)[space.window]
         maps.significance[inside] = 0
         if pair.astrometric_noise:
-            slope2 = sum(slope**2 for slope in self.xp.gradient(flux_r))
+            slope2: Any = sum(slope**2 for slope in self.xp.gradient(flux_r))
             error2 = np.float32(pair.astrometric_noise**2)
             maps.significance[inside] = slope2[space.window] * error2
-        if light is not None:
+        if source is not None and light is not None:
             # Of the sources that both images show, so that transients do not count. In units of
             # the noise: as a variance it is comparable with that of the sky.
             least = 4 * (self.white / self.energy) ** 0.5
             light *= np.float32(self.sigma_n)
             light[(flux_n < least) | (flux_r < flux_n / 2)] = 0
-            light = space.forward(light)
+            through = space.forward(light)
             kernels = self.kernels[0], self.kernels[2]
-            for source, kernel in zip(pair.source, kernels, strict=True):
-                source[inside] = space.back(light * transfer(kernel**2, space.shape))
-                self.xp.maximum(source[inside], 0, out=source[inside])
+            for seen, kernel in zip(source, kernels, strict=True):
+                seen[inside] = space.back(through * transfer(kernel**2, space.shape))
+                self.xp.maximum(seen[inside], 0, out=seen[inside])
 
     def fill_variances(self, gains: tuple[float | None, float | None]) -> None:
         """Variances of difference and flux: of the sky, and of the sources where it is known."""
         space, inside, (gain_r, gain_n) = self.space, self.tile.inside, gains
-        extras = (
+        known = (
             extra_variance(self.sci, space, self.sigma_n, gain_n),
             None if self.ref.constant else extra_variance(self.ref, space, self.sigma_r, gain_r),
         )
-        extras = [None if each is None else space.forward(each) for each in extras]
+        extras = [None if each is None else space.forward(each) for each in known]
         for variance, floor, through in (
             (self.maps.noise, self.white, self.kernels[:2]),
             (self.maps.flux_err, self.white / self.energy, self.kernels[2:]),
@@ -300,21 +316,23 @@ class _TileWork:
                 if extra is not None
             ]
             if terms:
-                variance[inside] += space.back(sum(terms))
+                total: Any = sum(terms)
+                variance[inside] += space.back(total)
                 self.xp.maximum(variance[inside], 1e-3 * floor, out=variance[inside])
 
     def hide(self, doubts: list[NDArray[Any]]) -> None:
         """NaN where bad pixels may change difference or flux by more than 1 sigma."""
         if not doubts:
             return
-        for limit, through in (
+        ways: tuple[tuple[float, Any], ...] = (
             (self.white, np.float32(1)),
             (self.white / self.energy, self.match),
-        ):
-            reached = sum(self.xp.abs(self.space.back(doubt * through)) for doubt in doubts)
+        )
+        for limit, through in ways:
+            reached: Any = sum(self.xp.abs(self.space.back(doubt * through)) for doubt in doubts)
             limit = max(limit**0.5, 1e-5 * float(reached.max()))
             self.maps.image[self.tile.inside][reached > limit] = np.nan
 
     def photons(self) -> NDArray[np.float64]:
         """Photon noise of a new source in difference and flux, by that of the sources."""
-        return self.sigma_n * self.small.photons(self.kernels, self.psfs[1])
+        return self.sigma_n * self.small.photons(self.kernels, self.psf_n)

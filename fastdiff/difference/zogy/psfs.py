@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,72 +75,76 @@ def psfs_of_tiles(
     ValueError
         If no PSF can be measured from the stars that are there.
     """
-    images, made = {"ref": ref, "sci": sci}, dict(given)
+    images = {"ref": ref, "sci": sci}
+    made = {name: psfs for name, psfs in given.items() if psfs is not None}
     notes: list[str] = []
-    missing = [name for name in made if made[name] is None and not images[name].constant]
-    if missing and size is None:
-        size = _size(images)
+    missing = [name for name in images if name not in made and not images[name].constant]
+    side = (_size(images) if missing else 0) if size is None else size
 
     def measured(name: str) -> list[NDArray[np.float64]]:
-        both = pair.ref if name == "ref" else pair.sci
-        stars = both if len(both.x) >= STARS_OF_A_PSF else images[name].find_stars()
+        stars = images[name].find_stars()
+        if pair is not None and len(pair.dx) >= STARS_OF_A_PSF:
+            stars = pair.ref if name == "ref" else pair.sci
         if not len(stars.x):
             notes.append(
                 f"no star shows the PSF of {name}: one of {ASSUMED_FWHM} pixels FWHM is assumed; "
                 f"give `{name}_psfs`"
             )
-            return [moffat(ASSUMED_FWHM, size)] * len(tiles)
+            return [moffat(ASSUMED_FWHM, side)] * len(tiles)
         data, blank = images[name].data, images[name].blank
         near = [stars.take(stars_near(stars, tile)) for tile in tiles]
-        return [measure_psf(data, blank, some, size=size, sky=0.0) for some in near]
+        return [measure_psf(data, blank, some, size=side, sky=0.0) for some in near]
 
     if missing and not ref.constant:
         kernel, n_stamps = _matching_kernel(ref, sci)
-        sharp = None if kernel is None else kernel.convolved
-        broad = "sci" if sharp == "ref" else "ref"
+        sharp, broad = "ref", "sci"
+        if kernel is not None and kernel.convolved == "sci":
+            sharp, broad = broad, sharp
         if kernel is not None and broad in missing:
-            made[sharp] = made[sharp] or measured(sharp)
+            if sharp in missing:
+                made[sharp] = measured(sharp)
             made[broad] = [
                 seen_through(psf, kernel(*tile.middle))
                 for tile, psf in zip(tiles, made[sharp], strict=True)
             ]
-            shifts = [centre_of(r) - centre_of(s) for r, s in zip(*made.values(), strict=True)]
-            return TilePSFs(**made, shifts=shifts, kernel=kernel, n_stamps=n_stamps, notes=notes)
+            both = zip(made["ref"], made["sci"], strict=True)
+            shifts = [centre_of(r) - centre_of(s) for r, s in both]
+            return TilePSFs(made["ref"], made["sci"], shifts, kernel, n_stamps, notes)
     for name in missing:
         made[name] = measured(name)
-    made["ref"] = made["ref"] or made["sci"]  # nothing is seen through it where ref is constant
+    made.setdefault("ref", made["sci"])  # nothing is seen through it where ref is constant
     shifts = _shifts(tiles, pair, made["ref"], made["sci"])
-    made["ref"] = [shifted(psf, shift) for psf, shift in zip(made["ref"], shifts, strict=True)]
-    return TilePSFs(**made, shifts=shifts, notes=notes)
+    moved = [shifted(psf, shift) for psf, shift in zip(made["ref"], shifts, strict=True)]
+    return TilePSFs(moved, made["sci"], shifts, notes=notes)
 
 
 def _size(images: dict[str, ZogyImage]) -> int:
     widths = [fwhm_of(image.find_stars()) for image in images.values() if not image.constant]
     widest = max([width for width in widths if np.isfinite(width)], default=2 * ASSUMED_FWHM)
     half = int(np.clip(np.ceil(_PSF_FWHM * widest), *_HALF))
-    return 2 * min(half, (min(images["sci"].data.shape) - 1) // 2) + 1
+    return int(2 * min(half, (min(images["sci"].data.shape) - 1) // 2) + 1)
 
 
 def _matching_kernel(ref: ZogyImage, sci: ZogyImage) -> tuple[MatchingKernel | None, int]:
     """Kernel between the images and the number of its stamps; None where nothing tells it."""
-    images = []
-    for name, image in (("ref", ref), ("sci", sci)):
-        stars, variance = image.find_stars(), image.variance
-        if variance is not None:
-            variance = np.where(image.blank, image.sigma**2, variance).astype(np.float32)
-        images.append(
-            MatchedImage(
-                name=name, data=image.data, bad=image.blank, sky=image.sky, sigma=image.sigma,
-                variance=variance, floor=0.25 * image.sigma**2, stars=stars, psf=None,
-                fwhm=fwhm_of(stars) if len(stars.x) >= ENOUGH_STARS else float("nan"),
-                host=(image.data, image.blank),
-            )
-        )  # fmt: skip
     try:
-        pair, way = kernel_fit.match(*images, _KERNEL, 1)
+        pair, way = kernel_fit.match(_to_match("ref", ref), _to_match("sci", sci), _KERNEL, 1)
     except NoFit:
         return None, 0
     return (None if way == "none" else pair.kernel), pair.n_stamps
+
+
+def _to_match(name: Literal["ref", "sci"], image: ZogyImage) -> MatchedImage:
+    """The image as the fit of a kernel takes it."""
+    stars, variance = image.find_stars(), image.variance
+    if variance is not None:
+        variance = np.where(image.blank, image.sigma**2, variance).astype(np.float32)
+    return MatchedImage(
+        name=name, data=image.data, bad=image.blank, sky=image.sky, sigma=image.sigma,
+        variance=variance, floor=0.25 * image.sigma**2, stars=stars, psf=None,
+        fwhm=fwhm_of(stars) if len(stars.x) >= ENOUGH_STARS else float("nan"),
+        host=(image.data, image.blank),
+    )  # fmt: skip
 
 
 def _shifts(

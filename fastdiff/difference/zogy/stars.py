@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastdiff.core.stats import mad_sigma, nonnegative
 from fastdiff.stars.find import Stars, fwhm_of
 from fastdiff.stars.moments import adaptive_moments, cut_stamps, shift_matrix
+from fastdiff.stars.psf import normed
 
 from .tiles import ZogyImage, ZogyTile
 
@@ -97,14 +98,13 @@ def centre_of(psf: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.array([dx[0], dy[0]])
 
 
-def shifted(psf: NDArray[np.float64], shift: tuple[float, float]) -> NDArray[np.float64]:
+def shifted(psf: NDArray[np.float64], shift: NDArray[np.float64]) -> NDArray[np.float64]:
     """The PSF moved by `shift` (x, y)."""
     if not any(shift):
         return psf
     x, y = (shift_matrix(np.array([-each]), psf.shape[0])[0] for each in shift)
     padded = np.pad(psf, (x.shape[1] - x.shape[0]) // 2)
-    moved = y @ padded @ x.T
-    return moved / moved.sum()
+    return normed(y @ padded @ x.T)
 
 
 def fit_scale(
@@ -120,7 +120,7 @@ def fit_scale(
     which = tile_of(tiles, pair.sci.take(best))
     slopes, errors = [], []
     for t in np.unique(which):
-        seen, clean = [], True
+        seen, clean = [], np.ones(np.count_nonzero(which == t), bool)
         for image, psf in ((sci, psfs[t][0]), (ref, psfs[t][1])):
             half = psf.shape[0] // 2 + core
             stamps, _ = cut_stamps(image.data, x[which == t], y[which == t], half)
@@ -128,7 +128,7 @@ def fit_scale(
             view = np.lib.stride_tricks.sliding_window_view(stamps, psf.shape, axis=(1, 2))
             # Not by BLAS, whose threads would then wait for more at full speed.
             seen.append(np.einsum("syxij,ij->syx", view, psf[::-1, ::-1].astype(np.float32)))
-            clean = clean & ~dirty.any((1, 2))
+            clean &= ~dirty.any((1, 2))
         n, r = (each[clean].reshape(np.count_nonzero(clean), -1) for each in seen)
         square = (r**2).sum(1)
         slope = (n * r).sum(1) / np.maximum(square, 1e-30)

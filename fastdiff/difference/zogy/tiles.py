@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 from fastdiff.stars.find import Stars, find_stars
+from fastdiff.stars.psf import normed
 
 __all__ = [
     "SIGNIFICANT", "Filters", "Space", "ZogyImage", "ZogyTile", "extra_variance", "fast_length",
@@ -75,7 +76,9 @@ class ZogyImage:
         if xp is np:
             return self
         planes = {"data": self.data, "blank": self.blank, "variance": self.variance}
-        there = {k: None if plane is None else xp.asarray(plane) for k, plane in planes.items()}
+        there: dict[str, Any] = {
+            name: None if plane is None else xp.asarray(plane) for name, plane in planes.items()
+        }
         return dataclasses.replace(self, **there)
 
     def find_stars(self) -> Stars:
@@ -154,7 +157,8 @@ def transfer(kernel: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.complex
     padded[: kernel.shape[0] - half_y] = rows[half_y:]
     padded[shape[0] - half_y :] = rows[:half_y]
     # CuPy's comes in the order of Fortran, in which products with others are slow.
-    return xp.ascontiguousarray(fft.fft(padded, axis=0, overwrite_x=True))
+    made: NDArray[np.complex64] = xp.ascontiguousarray(fft.fft(padded, axis=0, overwrite_x=True))
+    return made
 
 
 class Filters:
@@ -194,8 +198,7 @@ class Filters:
         """P_D in size x size pixels."""
         psf = arrays.on_host(self._real(self.psf)).astype(np.float64)
         middle, half = psf.shape[0] // 2, size // 2
-        psf = psf[middle - half : middle + half + 1, middle - half : middle + half + 1]
-        return psf / psf.sum()
+        return normed(psf[middle - half : middle + half + 1, middle - half : middle + half + 1])
 
     def photons(self, kernels: Sequence[NDArray[Any]], psf: Any) -> NDArray[np.float64]:
         """Of a source in N, its light through the squared filters: to D, relative to the light
@@ -208,7 +211,8 @@ class Filters:
 
     def _real(self, transform: NDArray[Any]) -> NDArray[np.float32]:
         fft = arrays.scipy_of(transform, "fft")
-        return self.xp.fft.fftshift(fft.irfft2(transform, s=self.shape))
+        image: NDArray[np.float32] = self.xp.fft.fftshift(fft.irfft2(transform, s=self.shape))
+        return image
 
 
 class Space:
@@ -240,12 +244,14 @@ class Space:
     def forward(self, image: NDArray[np.float32]) -> NDArray[np.complex64]:
         """Transform; the image may be lost."""
         fft = arrays.scipy_of(image, "fft")
-        return fft.rfft2(image, overwrite_x=True)
+        transform: NDArray[np.complex64] = fft.rfft2(image, overwrite_x=True)
+        return transform
 
     def back_all(self, transform: NDArray[np.complex64]) -> NDArray[np.float32]:
         """Image of the tile and what surrounds it; the transform may be lost."""
         fft = arrays.scipy_of(transform, "fft")
-        return fft.irfft2(transform, s=self.shape, overwrite_x=True)
+        image: NDArray[np.float32] = fft.irfft2(transform, s=self.shape, overwrite_x=True)
+        return image
 
     def back(self, transform: NDArray[np.complex64]) -> NDArray[np.float32]:
         """Image of the tile; the transform may be lost."""
@@ -256,28 +262,32 @@ def fast_length(n: int) -> int:
     """The next length whose transform is fast."""
     from scipy import fft
 
-    return fft.next_fast_len(n, real=True)
+    return int(fft.next_fast_len(n, real=True))
 
 
 def _mirrored(index: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Indices mirrored at the edges of range(n)."""
     index = index % (2 * n)
-    return arrays.namespace(index).minimum(index, 2 * n - 1 - index)
+    mirrored: NDArray[np.int64] = arrays.namespace(index).minimum(index, 2 * n - 1 - index)
+    return mirrored
 
 
 def extra_variance(
     image: ZogyImage, space: Space, sigma: float, gain: float | None
 ) -> NDArray[np.float32] | None:
     """Variance above sigma²; None where nothing is known of it."""
+    extra: NDArray[np.float32]
     if image.variance is not None:
         extra = space.cut(image.variance).astype(np.float32) - np.float32(sigma**2)
         known = space.xp.isfinite(extra) & ~space.cut(image.blank)
-        return space.xp.where(known, extra, np.float32(0))
-    if gain is not None:
+        extra = space.xp.where(known, extra, np.float32(0))
+    elif gain is not None:
         light = space.cut(image.data)
         bright = light > np.float32(3 * sigma)
-        return space.xp.where(bright, light / np.float32(gain), np.float32(0))
-    return None
+        extra = space.xp.where(bright, light / np.float32(gain), np.float32(0))
+    else:
+        return None
+    return extra
 
 
 def signal_of(image: ZogyImage, space: Space) -> NDArray[np.float32]:
