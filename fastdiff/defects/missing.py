@@ -1,11 +1,11 @@
 """Missing pixels that nobody masked: zeros, sentinels, whatever repeats exactly over an area.
 
-A run of pixels of one value along a row or a column is no accident where noise would make one in a
-thousand frames or less, p^n N < 0.001: p is how often neighbours are equal elsewhere in the frame, n
-the pairs of the run, at least 7, and N the pixels. What repeats is missing where the step to the
-pixels around it is no less than their noise allows. Kept are constant frames, skies without noise,
-and frames whose noise is below a step of their numbers, unless the value is one that noise does not
-reach.
+A run of pixels of one value along a row or a column is no accident where noise would make one in
+a thousand frames or less, p^n N < 0.001: p is how often neighbours are equal elsewhere in the
+frame, n the pairs of the run, at least 7, and N the pixels. What repeats is missing where the step
+to the pixels around it is as large as their noise, or larger. Kept are constant frames, skies
+without noise, and frames whose noise is below a step of their numbers, unless the value is one
+that noise does not reach.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Saturation that nobody told: a plateau in the histogram of the brightest pixels.
 
 Below the peak of a source with a Gaussian core each step of ln(value) holds as many pixels as the
-next, and more sources add to the fainter ones: the histogram of ln(value above the sky) falls. Full
-wells, converters and clipping make it rise again to a plateau. Its pixels stand together at the tops
-of stars: of several, or of one whose plateau is exactly flat or falls steeply at its edge, which no
-galaxy's core does.
+next, and more sources add to the fainter ones: the histogram of ln(value above the sky) falls.
+Full wells, converters and clipping make it rise again to a plateau. Its pixels stand together at
+the tops of stars, and these are exactly flat, or fall steeply at their edge, which no galaxy's core
+does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _LEAST_PIXELS = 10  # of a plateau
 _ABOVE = 0.25  # pixels above the plateau for each of its own, at most: hot ones, cosmic rays
 _TOPS = 20  # of stars that are looked at, the largest
 _LONE_PIXELS = 20  # of the plateau of a single star, where it is not exactly flat
-_FLAT = 3  # pixels of one value that make the top of a star
+_FLAT = 5  # pixels that make a flat top: a star on a corner of four may show these alike
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,30 +104,32 @@ def _is_saturated(data: NDArray[np.floating], bright: Bright, top: NDArray[np.in
     label = labels.ravel()[bright.index[top]]
     size = np.bincount(label, minlength=n + 1)[1:]
     value = data.ravel()[bright.index[top]]
-    steep, exact = [], []  # sizes of the tops that are so
+    steep, exact = [], 0
     for k in np.argsort(-size)[:_TOPS]:
         own = label == k + 1
         if size[k] < _FLAT:
             break
-        if _falls_steeply(data, bright.y[top[own]], bright.x[top[own]], bright.value[top[own]]):
+        y, x = bright.y[top[own]], bright.x[top[own]]
+        high = value[own].max()
+        ring, once = _rings(data, y, x)
+        if (once > high).any():
+            continue  # a step on the way up
+        exact += (value[own] == high).sum() >= max(_FLAT, size[k] / 2)
+        sky = data[y[0], x[0]] - bright.value[top[own]][0]
+        # Half of the light is gone two pixels beyond the edge.
+        if len(ring) and np.median(ring) - sky < 0.5 * (high - sky):
             steep.append(size[k])
-        if np.unique(value[own], return_counts=True)[1].max() >= max(_FLAT, size[k] / 2):
-            exact.append(size[k])
-    return (
-        len(steep) > 1 or len(exact) > 1 or sum(exact) >= 2 * _FLAT or sum(steep) >= _LONE_PIXELS
-    )
+    return len(steep) > 1 or exact > 0 or sum(steep) >= _LONE_PIXELS
 
 
-def _falls_steeply(
-    data: NDArray[np.floating], y: NDArray[np.int64], x: NDArray[np.int64], value: NDArray[np.floating]
-) -> bool:
-    """Whether half of the light is gone two pixels beyond the edge of a plateau."""
+def _rings(
+    data: NDArray[np.floating], y: NDArray[np.int64], x: NDArray[np.int64]
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Values of the pixels two steps beyond some, and of those next to them."""
     y0, x0 = max(y.min() - 3, 0), max(x.min() - 3, 0)
     box = data[y0 : y.max() + 4, x0 : x.max() + 4]
     own = np.zeros(box.shape, bool)
     own[y - y0, x - x0] = True
     once = grow(own)
-    ring = box[grow(once) & ~once]
-    ring = ring[np.isfinite(ring)]
-    sky = float(data[y[0], x[0]] - value[0])
-    return len(ring) > 0 and float(np.median(ring)) - sky < 0.5 * float(np.median(value))
+    far, near = box[grow(once) & ~once], box[once & ~own]
+    return far[np.isfinite(far)], near[np.isfinite(near)]

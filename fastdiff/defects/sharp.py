@@ -1,15 +1,15 @@
 """Cosmic rays and hot pixels: what is sharper than the PSF.
 
-Light comes through the PSF: on any line through a pixel the mean of the two neighbours is at least
-rho times the pixel, rho = exp(-d^2 / (2 sigma^2)) for a Gaussian PSF and neighbours at distance d. A
-pixel is sharp where on one of the four lines
+Light comes through the PSF: on any line through a pixel the mean of the two neighbours is at
+least rho times the pixel, rho = exp(-d^2 / (2 sigma^2)) for a Gaussian PSF and neighbours at
+distance d. A pixel is sharp where on one of the four lines
 
     (value - 3 sigma_v) * 0.6 rho  >  mean of the neighbours + 3 sigma_mean
 
-(the photometric pipeline of SDSS and LSST has the same test, with two of its constants different). rho
-is measured on the tops of sources that both frames of a pair show, which no cosmic ray is. Then
-neighbours of sharp pixels are tried again, more strictly, with what is known to be sharp left out:
-tracks two pixels wide.
+(the photometric pipelines of SDSS and LSST ask the same with other constants). rho is measured on
+the tops of sources that both frames of a pair show, which no cosmic ray is; the variance of what
+stands above the sky by differences of neighbours. Then neighbours of sharp pixels are tried again,
+with what is known to be sharp left out: so are tracks found that are two pixels wide.
 
 Source: R. Lupton in the SDSS photometric pipeline; `meas.algorithms.findCosmicRays` of LSST. van
 Dokkum 2001 (PASP 113, 1420) asks the same of a Laplacian on a finer grid, at 50 times the cost.
@@ -63,9 +63,7 @@ def measure_sharpness(tops: Tops, common: NDArray[np.int64]) -> Sharpness:
     return Sharpness(axes, diagonals, known=True)
 
 
-def find_sharp(
-    data: NDArray[np.floating], bright: Bright, psf: Sharpness
-) -> NDArray[np.int64]:
+def find_sharp(data: NDArray[np.floating], bright: Bright, psf: Sharpness) -> NDArray[np.int64]:
     """Places in the frame, in reading order, of pixels that are sharper than the PSF.
 
     None where the PSF itself is less than 2 pixels wide.
@@ -93,8 +91,8 @@ def find_sharp(
 def _photons(bright: Bright) -> float:
     """Variance that a count above the sky adds, by the differences between neighbours.
 
-    The mask (1, -2, 1; -2, 4, -2; 1, -2, 1) takes what is smooth off and leaves 36 times the variance
-    (Immerkaer 1996, CVIU 64, 300). What it leaves of stars makes the result too high, if anything,
+    The mask (1, -2, 1; -2, 4, -2; 1, -2, 1) takes off what is smooth and leaves 36 times the
+    variance (Immerkaer 1996, CVIU 64, 300). What it leaves of stars makes the result too high, if anything,
     and a low quantile less so.
     """
     faint = bright.value < _FAINT * bright.noise

@@ -1,8 +1,8 @@
 """Whole pixels between two frames, from the tops of sources that both show.
 
-Differences of position of the brightest tops of both frames pile up at the shift; those of tops that
-have nothing to do with each other spread over all shifts. A pile counts where it holds a good part of
-the tops, and where no other shift, zero before all, holds half as many.
+Differences of position of the brightest tops of both frames pile up at the shift; those of tops
+that have nothing to do with each other spread over all shifts. A pile counts where it holds a good
+part of the tops, and where no other shift holds half as many, nor zero a third.
 """
 
 from __future__ import annotations
@@ -113,17 +113,18 @@ def find_common(ref: Tops, sci: Tops) -> Common:
         elsewhere = np.hypot(dx - found[0], dy - found[1]) > 2 * _CLOSE
         others = int(votes[elsewhere].max()) if elsewhere.any() else 0
         chance = len(dx) * np.pi * _CLOSE**2 / (2 * REACH + 2) ** 2
-        # Sources of two pixels' width about zero: what a sum of both shifts would leave there.
         still = int((np.hypot(dx, dy) < _CLOSE).sum())
-        if votes[best] >= max(least, 5 * chance) and 2 * others <= votes[best]:
-            if np.hypot(*found) <= 2 * _CLOSE or 3 * still <= votes[best]:
-                centre = found
+        sure = votes[best] >= max(least, 5 * chance) and 2 * others <= votes[best]
+        if sure and (np.hypot(*found) <= 2 * _CLOSE or 3 * still <= votes[best]):
+            centre = found
     near = np.hypot(dx - centre[0], dy - centre[1]) < _CLOSE
     return Common(centre, i[near], j[near])
 
 
 def _neighbours(
-    x: NDArray[np.float64], y: NDArray[np.float64], at_x: NDArray[np.float64],
+    x: NDArray[np.float64],
+    y: NDArray[np.float64],
+    at_x: NDArray[np.float64],
     at_y: NDArray[np.float64],
 ) -> NDArray[np.int64]:
     """How many points (x, y) lie around each of others."""

@@ -94,9 +94,7 @@ class Bright:
     around: NDArray[np.floating]
 
 
-def bright_pixels(
-    data: NDArray[np.floating], bad: NDArray[np.bool_] | None, sky: Sky
-) -> Bright:
+def bright_pixels(data: NDArray[np.floating], bad: NDArray[np.bool_] | None, sky: Sky) -> Bright:
     """Good pixels of more than 5 sigma above the sky."""
     ny, nx = data.shape
     limits = np.repeat(sky.level + _BRIGHT * sky.noise, _SIDE, axis=1)[:, :nx].astype(data.dtype)

@@ -21,7 +21,6 @@ from .inputs import open_batch
 from .registry import subtract_of
 from .result import LISTS, MAPS, Difference
 from .targets import Targets
-from .units import Units
 
 __all__ = ["Difference", "subtract_batch"]
 
@@ -165,8 +164,7 @@ def subtract_batch(
         if batch.shape[0]:
             meta |= subtract(frames, **found.units.applied(options))
     _finish(frames, targets.work[2], noisy=not meta.get("noise_free", True))
-    if found.units != Units():
-        found.units.undo(frames, meta)
+    found.units.undo(frames, meta)
     result = targets.result()
     _add_extras(result, frames, batch.scis, targets.work[2])
     meta["seconds"]["total"] = time.perf_counter() - begun
@@ -177,7 +175,9 @@ def subtract_batch(
 
 def _check_options(method: str, subtract: Callable[..., Any], options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(subtract).parameters.values()
-    known = sorted(["cosmic_rays", "saturation", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)])
+    known = sorted(
+        ["cosmic_rays", "saturation", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)]
+    )
     for name in options:
         if name not in known:
             raise TypeError(

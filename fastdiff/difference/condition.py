@@ -1,8 +1,8 @@
-"""Between the door and the methods: what frames have that nobody said is found, once, and put right.
+"""Between the door and the methods: what nobody said of the frames is found and put right, once.
 
-Missing pixels and saturation are masked, also cosmic rays and hot pixels; a reference that lies whole
-pixels off is rolled; units far from counts are scaled (`units`). Where nothing is found nothing is
-copied, and the methods see what came.
+Missing pixels and saturation are masked, also cosmic rays and hot pixels; a reference that lies
+whole pixels off is rolled; units far from counts are scaled (`units`). Where nothing is found
+nothing is copied, and the methods see what came.
 """
 
 from __future__ import annotations
@@ -195,9 +195,7 @@ def _notes(pair: list[_Seen], shift: NDArray[np.int64]) -> list[str]:
                 f"from stars: give them in `{name}_masks`"
             )
     if shift.any():
-        notes.append(
-            f"ref: rolled by ({shift[0]}, {shift[1]}) pixels in x and y: align it to sci"
-        )
+        notes.append(f"ref: rolled by ({shift[0]}, {shift[1]}) pixels in x and y: align it to sci")
     return notes
 
 

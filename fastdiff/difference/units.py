@@ -40,8 +40,10 @@ class Units:
 
     def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a method as they are in the scaled units."""
-        ref, sci = self.factors
         scaled = dict(options)
+        if self == Units():
+            return scaled
+        ref, sci = self.factors
         if scaled.get("scale") is not None:
             scaled["scale"] = np.asarray(scaled["scale"], np.float64) * (sci / ref)
         gain = scaled.get("gain")
@@ -51,6 +53,8 @@ class Units:
 
     def undo(self, frames: Frames, meta: dict[str, Any]) -> None:
         """Scale the results back, in place."""
+        if self == Units():
+            return
         ref, sci = self.factors
         names = [name for name in MAPS if name != "significance"]
         extras = [frames.extras.get(name) for name in names]
