@@ -16,6 +16,7 @@ from fastdiff.core.threads import check_threads
 from fastdiff.core.version import version
 from fastdiff.matching.frames import Frames
 
+from .condition import condition
 from .inputs import open_batch
 from .registry import subtract_of
 from .result import LISTS, MAPS, Difference
@@ -124,6 +125,7 @@ def subtract_batch(
     begun = time.perf_counter()
     subtract = subtract_of(method)
     saturation = options.pop("saturation", "auto")
+    cosmic_rays = _switch("cosmic_rays", options.pop("cosmic_rays", True))
     _check_options(method, subtract, options)
     threads = check_threads(threads)
     device = arrays.check_same_device(
@@ -146,6 +148,9 @@ def subtract_batch(
         variances=(ref_variances, sci_variances),
     )  # fmt: skip
     targets = Targets(out, batch.shape, batch.scis, (batch.refs.data, batch.scis.data))
+    batch, found = condition(
+        batch, saturation=saturation is not None, cosmic_rays=cosmic_rays, threads=threads
+    )
     frames = batch.frames(targets, threads)
     meta: dict[str, Any] = {
         "method": method,
@@ -154,11 +159,12 @@ def subtract_batch(
         "notes": frames.notes,
         "saturated": batch.saturated_positions(),
         "seconds": {},
-    }
+    } | found.tell(frames)
     with reporting(progress) as frames.progress:
         if batch.shape[0]:
-            meta |= subtract(frames, **options)
+            meta |= subtract(frames, **found.units.applied(options))
     _finish(frames, targets.work[2], noisy=not meta.get("noise_free", True))
+    found.units.undo(frames, meta)
     result = targets.result()
     _add_extras(result, frames, batch.scis, targets.work[2])
     meta["seconds"]["total"] = time.perf_counter() - begun
@@ -169,13 +175,21 @@ def subtract_batch(
 
 def _check_options(method: str, subtract: Callable[..., Any], options: Mapping[str, Any]) -> None:
     parameters = inspect.signature(subtract).parameters.values()
-    known = sorted(["saturation", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)])
+    known = sorted(
+        ["cosmic_rays", "saturation", *(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)]
+    )
     for name in options:
         if name not in known:
             raise TypeError(
                 f"subtract_batch has no option {name!r} for method {method!r}; its options are "
                 + ", ".join(known)
             )
+
+
+def _switch(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is a {type(value).__name__}; it must be True or False")
+    return bool(value)
 
 
 def _finish(frames: Frames, mask: NDArray[np.bool_], noisy: bool) -> None:

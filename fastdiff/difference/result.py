@@ -16,7 +16,7 @@ __all__ = ["LISTS", "MAPS", "Difference"]
 # Values of `Difference.meta` with one entry an image.
 _PER_IMAGE = (
     "scale", "scale_boxes", "sky", "sky_noise", "astrometric_noise", "n_stars", "noise_factor",
-    "fwhm", "stamps",
+    "fwhm", "stamps", "shift", "missing", "saturation", "cosmic_rays",
 )  # fmt: skip
 # Attributes of `Difference` that only some methods fill: maps, and lists with one entry an image.
 MAPS = ("significance", "flux", "flux_err", "systematic")

@@ -17,6 +17,7 @@ ROOMS = {
     "models": 2,
     "simulate": 2,
     "evaluate": 2,
+    "defects": 3,
     "matching": 3,
     "difference": 4,
     "cubes": 4,
