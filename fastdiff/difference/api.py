@@ -166,7 +166,7 @@ def subtract_batch(
     _finish(frames, targets.work[2], noisy=not meta.get("noise_free", True))
     found.units.undo(frames, meta)
     result = targets.result()
-    _add_extras(result, frames, batch.scis, targets.work[2])
+    _add_extras(result, frames, batch.scis)
     meta["seconds"]["total"] = time.perf_counter() - begun
     result.meta.clear()
     result.meta.update(meta)
@@ -204,14 +204,11 @@ def _finish(frames: Frames, mask: NDArray[np.bool_], noisy: bool) -> None:
     xp.copyto(frames.image, np.nan, where=mask)
 
 
-def _add_extras(
-    result: Difference, frames: Frames, scis: arrays.Images, mask: NDArray[np.bool_]
-) -> None:
+def _add_extras(result: Difference, frames: Frames, scis: arrays.Images) -> None:
     """Maps and lists that only some methods fill."""
     for name in (*MAPS, *LISTS):
         extra = frames.extras.get(name)
         if name in MAPS and extra is not None:
-            arrays.namespace(extra).copyto(extra, np.nan, where=mask)
             extra = scis.like(extra)
         elif extra is not None and scis.single:
             extra = extra[0]

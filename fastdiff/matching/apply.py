@@ -26,7 +26,10 @@ from .noise import fit_background, fit_noise, take_off_stripes
 
 __all__ = ["MatchedPair", "seen_through"]
 
-_INFLUENCE = 0.02  # share of |K| on bad pixels above which a pixel is bad
+_DOUBT = 0.5  # sigma by which a pixel may be wrong because of bad ones before it is bad itself
+_FILL_ERROR = 0.3  # of the light that is filled in at a bad pixel
+_PATCH = 0.3  # of 5 x 5 pixels that are bad about one in a patch
+_INFLUENCE = 0.02  # share of a kernel on what is unknown above which a pixel is bad
 _FFT_SIZE = 35  # pixels, side of a kernel from which transforms are faster than sums
 
 
@@ -108,8 +111,10 @@ class MatchedPair:
     def difference(self, image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:
         """Fill `image`, and `variance` for independent pixels."""
         grid = BlockGrid(self.shape)
-        bad = blocks.with_border(self.image.bad, self.r, 1.0)
-        whole = float(np.abs(self.kernel(*self.middle)).sum())
+        doubt = _DOUBT * self.target.sigma
+        # What lies in a patch of bad pixels, or beyond the edge, is not known at all.
+        unknown = doubt / (_INFLUENCE * float(np.abs(self.kernel(*self.middle)).sum()))
+        hidden = blocks.with_border(self.hidden_light(unknown), self.r, unknown)
         sums = self.kernel.components.sum((1, 2))
         by_transforms = 2 * self.r + 1 >= _FFT_SIZE
         convolve = self.transformed_bands() if by_transforms else self.summed_bands(grid)
@@ -121,10 +126,10 @@ class MatchedPair:
             other = self.target.variance
             error += self.target.sigma**2 if other is None else other[band]
             lost = self.target.bad[band] | self.image.bad[band]
-            touched = grid.touched(bad, origins, self.r)
+            touched = grid.touched(hidden, origins, self.r)
             if len(touched):
-                share = self.convolve_as(blocks.MODULUS, bad, origins[touched], grid.side)
-                lost |= grid.joined(share, band, touched) > _INFLUENCE * whole
+                wrong = self.convolve_as(blocks.MODULUS, hidden, origins[touched], grid.side)
+                lost |= grid.joined(wrong, band, touched) > doubt
             np.copyto(rest, np.nan, where=lost)
             image[band] = rest
             variance[band] = error
@@ -138,6 +143,17 @@ class MatchedPair:
                 factor = 1 / polynomial(sums, band, self.shape, self.xp)
                 image[band] *= -factor
                 variance[band] *= factor**2
+
+    def hidden_light(self, unknown: float) -> NDArray[np.float32]:
+        """By how much the convolved image may be wrong where a bad pixel was filled in; else 0.
+
+        A lone pixel, or a dead column, is filled in well by its neighbours; a patch is `unknown`.
+        """
+        bad = self.image.bad
+        error = np.float32(_FILL_ERROR) * np.abs(self.image.data) + np.float32(self.image.sigma)
+        near = arrays.scipy_of(bad, "ndimage").uniform_filter(bad.astype(np.float32), 5)
+        error = np.where(near > np.float32(_PATCH), np.maximum(error, np.float32(unknown)), error)
+        return np.where(bad, error, np.float32(0))
 
     def summed_bands(
         self, grid: BlockGrid
@@ -256,12 +272,12 @@ class MatchedPair:
     def light_of_both(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Light of the sources that both images have, in counts of the science image.
 
-        What is new is not in it; 0 where the difference `image` is bad.
+        What is new is not in it. Bad pixels are filled in: the wings of a saturated star are light.
         """
-        light = np.where(np.isfinite(image), self.target.data, 0)
+        light = self.target.data
         if self.kernel.convolved == "ref":
             return light - np.where(np.isfinite(image), image, 0)  # the reference, matched
-        light /= np.float32(self.kernel.sum(*self.middle))
+        light = light / np.float32(self.kernel.sum(*self.middle))
         return light + np.where(image < 0, image, 0)
 
     def add_photons(self, image: NDArray[np.float32], variance: NDArray[np.float32]) -> None:

@@ -17,6 +17,7 @@ from .spectrum import SIDE, SourceFilter, noise_spectrum, source_filter
 
 __all__ = ["find_filter", "point_sources", "systematic_error"]
 
+_LEAST_AREA = 0.5  # of the filtered PSF on good pixels
 _SAMPLES = 200_000  # pixels that tell what is left of the sources
 _BRIGHT = 6.0  # times the error of a flux, of light that is no noise
 _REACHES = (1.0, 4.0)  # half widths of the PSF, to which a star leaves something: core and wings
@@ -49,7 +50,8 @@ def point_sources(
     photons : float
         Variance per count of a new source, whose photons no variance knows of.
     flux, flux_variance : array of float32, (ny, nx)
-        To be filled; NaN where the pixel itself is bad.
+        To be filled, at bad pixels too: a dead column does not hide a source. NaN where less than
+        half of what the filter sees of a source is on good pixels.
     threads : int
     """
     taps, psf, core = filter_.taps, filter_.psf, filter_.core
@@ -78,9 +80,9 @@ def point_sources(
         lost = convolved(bad, profile, blocks.PLAIN, origins[touched])
         # What of the filtered PSF is on good pixels.
         area = whole - grid.joined(lost, band, touched)
-        area = np.where(good[band], area, np.nan)
+        area = np.where(area > _LEAST_AREA * whole, area, np.float32(np.nan))
         flux[band] = signal[band] / area
-        brightened = np.maximum(np.where(good[band], flux[band], 0), 0)
+        brightened = np.where(flux[band] > 0, flux[band], 0)
         flux_variance[band] = (excess * error + own * brightened) / area**2
 
 

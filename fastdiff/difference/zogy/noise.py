@@ -158,8 +158,8 @@ def measure_again(
     maps.flux_err[:] += maps.systematic**2
 
 
-def finish(maps: Maps, good: NDArray[np.bool_], blank: NDArray[np.bool_]) -> None:
-    """Variances to noises, and S_corr (eq. 25); NaN where a pixel is not good."""
+def finish(maps: Maps, blank: NDArray[np.bool_]) -> None:
+    """Variances to noises, and S_corr (eq. 25)."""
     xp = arrays.namespace(maps.image)
     significance = maps.significance
     significance += maps.flux_err
@@ -168,8 +168,6 @@ def finish(maps: Maps, good: NDArray[np.bool_], blank: NDArray[np.bool_]) -> Non
     xp.sqrt(maps.noise, out=maps.noise)
     xp.sqrt(maps.flux_err, out=maps.flux_err)
     maps.noise[blank] = np.nan
-    for map_ in (significance, maps.flux, maps.flux_err, maps.systematic):
-        map_[~good] = np.nan
 
 
 def _count_regions(where: NDArray[np.bool_]) -> int:

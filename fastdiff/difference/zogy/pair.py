@@ -223,7 +223,10 @@ class ZogyPair:
         if self.options.calibrate:
             variance *= np.float32(self.noise_factor[0] ** 2)
             measure_again(maps, variance, self.light, self.options.tiles, psfs, known, threads)
-        finish(maps, good, self.blank)
+        else:
+            for map_ in (maps.significance, maps.flux, maps.flux_err):
+                map_[~good] = np.nan
+        finish(maps, self.blank)
 
 
 class _TileWork:
