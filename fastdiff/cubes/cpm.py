@@ -170,7 +170,8 @@ class CPMResult:
             difference counts as 0). NaN at epochs at which no pixel was measured. flux_err is the
             robust scatter from one row to the next, as it is after `bin`; with a `variance` its
             shape is that of the propagated variances, shared predictors included. `meta` has the
-            scatter from epoch to epoch of both curves ("scatter", "scatter_raw"), what was chosen
+            scatter from epoch to epoch of both curves ("scatter", "scatter_raw"; of means of 1, 10
+            and 100 epochs "scatter_of_means", the corrected curve first), what was chosen
             ("smooth", "ridge" (inf: nothing is predicted), "n_predictors"), "n_clipped" and
             "n_common", epochs that no fit saw because the difference, or many pixels, were wild;
             "error_scale", what the errors are of those that `variance` promises; and "notes".
@@ -178,7 +179,7 @@ class CPMResult:
         Warns
         -----
         UserWarning
-            If the curve scatters more from epoch to epoch than the raw one.
+            If epochs, or means of 10 or 100, scatter more than those of the raw curve.
         """
         from .curve import light_curve_table
 

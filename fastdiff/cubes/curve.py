@@ -23,7 +23,7 @@ from .exclusion import exclusion_around
 from .heldout import best, follow
 from .options import CpmOptions
 from .predictors import ranked
-from .series import find_spikes, point_scatter, running_mean
+from .series import find_spikes, keep_unexplained, point_scatter, running_mean
 from .smooth import widths_for
 
 if TYPE_CHECKING:
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ApertureCurve", "aperture_curve", "light_curve_table"]
 
-_WARNED = "from epoch to epoch"  # how the note begins that is a warning
+_WARNED = "from one row to the next"  # how the note begins that is a warning
+_SCALES = (1, 10, 100)  # epochs, of whose means both curves are compared
+_FEWEST_MEANS = 20
+_CHANCE = 1.5  # over the root of their number: by so much a ratio varies by chance
 _NOISIER = 1.02  # times the scatter of the raw curve, above which it is said
 _CLIP = 6.0  # robust standard deviations of the difference at which an epoch is left out of fits
 _MOST_CLIPPED = 0.1  # of the epochs: more are no outliers
@@ -131,16 +134,37 @@ def aperture_curve(
 def _compared(
     raw: NDArray[np.float64], flux: NDArray[np.float64], good: NDArray[np.bool_]
 ) -> dict[str, Any]:
-    """Scatter from epoch to epoch of both curves, and a note where the correction adds to it."""
-    before, after = (point_scatter(np.where(good, each, np.nan)) for each in (raw, flux))
+    """Scatter of epochs, and of means of 10 and 100, of both curves, and a note where it grows."""
+    scatter: dict[int, tuple[float, float]] = {}
+    worse = []
+    for width in _SCALES:
+        kept = [np.where(good, each, np.nan) for each in (flux, raw)]
+        after, before = (point_scatter(_means(each, width)) for each in kept)
+        n_rows = len(raw) // width
+        if not before > 0 or (width > 1 and n_rows < _FEWEST_MEANS):
+            continue
+        scatter[width] = after, before
+        if after / before > _NOISIER + _CHANCE / np.sqrt(n_rows):
+            worse.append(f"{after / before:.2f} times (means of {width})")
     notes = []
-    if after > _NOISIER * before:
+    if worse:
         notes.append(
-            f"{_WARNED} the corrected curve scatters {after / before:.2f} times as much as the raw "
-            "one: what is corrected is slower or larger than that. Compare with the column `raw`; "
-            "a larger cut-out, another `exclusion` or fit='aperture' may help"
+            f"{_WARNED} the corrected curve scatters more than the raw one, {' and '.join(worse)}: "
+            "what is corrected is slower or larger than that. Compare with the column `raw`; a "
+            "larger cut-out, another `exclusion` or fit='aperture' may help"
         )
-    return {"scatter": after, "scatter_raw": before, "notes": notes}
+    after, before = scatter.get(1, (float("nan"), float("nan")))
+    means = {str(width): list(pair) for width, pair in scatter.items()}
+    return {"scatter": after, "scatter_raw": before, "scatter_of_means": means, "notes": notes}
+
+
+def _means(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Means of runs of epochs of which half or more are known, else NaN."""
+    rows = values[: len(values) // width * width].reshape(-1, width)
+    known = np.isfinite(rows)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.where(known, rows, 0.0).sum(1) / known.sum(1)
+    return np.where(known.sum(1) >= width / 2, mean, np.nan)
 
 
 def _summed(
@@ -312,7 +336,9 @@ def _without_spikes(
     """Sum and predictors without wild values of one pixel, weights without common ones."""
     every = np.concatenate([raw[None], x])
     spikes, common = find_spikes(every, np.broadcast_to(roots > 0, every.shape))
-    bridge_series(np.flatnonzero(spikes.any(1)), every, spikes, threads=1)
+    keep_unexplained(
+        every, spikes, roots > 0, lambda row: np.setdiff1d(np.arange(1, len(every)), row)
+    )
     return every[0], every[1:], np.where(common & (roots > 0), 0.0, roots), int(common.sum())
 
 

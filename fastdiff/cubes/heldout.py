@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["PENALTIES", "Path", "best", "follow"]
+__all__ = ["PENALTIES", "PenaltyPath", "best", "follow"]
 
 PENALTIES = np.append(10.0 ** np.arange(-10, 3.5, 0.5), np.inf)
 """Of the mean sum of squares of a predictor; the last one predicts nothing."""
@@ -21,7 +21,7 @@ _ALIKE = 1.002  # a mean square that is no worse for a larger penalty
 _LEAST = 1e-13  # of that sum of squares: below, rounding errors make the coefficients
 
 
-class Path(NamedTuple):
+class PenaltyPath(NamedTuple):
     """What each penalty predicts."""
 
     penalties: NDArray[np.float64]
@@ -39,7 +39,7 @@ def follow(
     blocks: NDArray[np.int64],
     penalties: NDArray[np.float64] | None = None,
     shown: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None,
-) -> Path:
+) -> PenaltyPath:
     """Predict a series by others, each block of epochs by a fit that does not see it.
 
     Parameters
@@ -73,7 +73,7 @@ def follow(
         coefficients = (parts / (np.maximum(values, 0.0) + strong)) @ vectors.T
         predictions[:, begin:end] = coefficients @ predictors[:, begin:end]
         gains += coefficients**2 / len(blocks)
-    return Path(penalties, predictions, gains)
+    return PenaltyPath(penalties, predictions, gains)
 
 
 def _products(
@@ -88,7 +88,9 @@ def _products(
     return gram, right
 
 
-def best(path: Path, wanted: NDArray[np.float64], roots: NDArray[np.float64]) -> tuple[int, float]:
+def best(
+    path: PenaltyPath, wanted: NDArray[np.float64], roots: NDArray[np.float64]
+) -> tuple[int, float]:
     """The largest penalty that predicts as well as any, and its weighted mean square error."""
     square = (((wanted - path.predictions) * roots) ** 2).sum(1) / max((roots**2).sum(), 1e-300)
     alike = np.flatnonzero(square <= _ALIKE * square.min())

@@ -5,6 +5,7 @@ All take NumPy or CuPy arrays with a last axis of epochs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 from fastdiff.core import arrays
 from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma
 
-__all__ = ["find_spikes", "point_scatter", "running_mean"]
+__all__ = ["find_spikes", "keep_unexplained", "point_scatter", "running_mean"]
 
 SPIKE = 6.0  # robust standard deviations by which a value stands out on both sides
+_PREDICTORS = 64  # that say whether a value is wild
 _WILD = 4.0  # robust standard deviations at which a step is an event
 _ALONE = 0.04  # part of the series that rays may hit at an epoch
 _COMMON = 0.1  # part of the series that stand out where an epoch is wild
@@ -91,6 +93,56 @@ def find_spikes(series: Any, good: Any) -> tuple[Any, Any]:
         n_weak[3:-3] += (there & (height > SPIKE / 2 * sigma)).sum(0)
     common = spikes.sum(0) > max(_COMMON * n, 3)
     return spikes & (n_weak <= max(_ALONE * n, 2)), common
+
+
+def keep_unexplained(
+    series: Any, spikes: Any, counted: NDArray[np.bool_], predictors: Callable[[int], Any]
+) -> None:
+    """Leave only those spikes that other series do not explain, and put what they predict there.
+
+    A star that jumps over a pixel stands out too, but other stars jump with it.
+
+    Parameters
+    ----------
+    series : array of float64, (n, n_epochs)
+        Changed in place at the spikes that stay.
+    spikes : array of bool, (n, n_epochs)
+        Changed in place.
+    counted : (n_epochs,)
+        Epochs with a weight.
+    predictors : callable
+        Rows of the series that may predict a row; some of them are taken.
+    """
+    xp = arrays.namespace(series)
+    n_most = min(_PREDICTORS, int(counted.sum()) // 4)
+    hit = arrays.on_host(spikes.any(1))
+    for row in np.flatnonzero(hit):
+        rows = np.asarray(predictors(int(row)))
+        unhit = rows[~hit[rows]]
+        rows = unhit if 2 * len(unhit) > len(rows) else rows
+        rows = rows[:: -(-len(rows) // max(n_most, 1))] if len(rows) else rows
+        own = arrays.on_host(spikes[row])
+        y = arrays.on_host(series[row])
+        predicted = _predicted(arrays.on_host(series[xp.asarray(rows)]), y, counted & ~own)
+        rest = y - predicted
+        sigma = float(mad_sigma(rest[counted & ~own]))
+        sides = np.interp(np.flatnonzero(own), np.flatnonzero(~own), y[~own])
+        stays = np.abs(rest[own]) > np.maximum(SPIKE * sigma, np.abs(y[own] - sides) / 2)
+        y[own] = np.where(stays, predicted[own], y[own])
+        own[own] = stays
+        series[row], spikes[row] = xp.asarray(y), xp.asarray(own)
+
+
+def _predicted(
+    x: NDArray[np.float64], y: NDArray[np.float64], seen: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Ridge regression with a small penalty, by the epochs that are seen."""
+    x = x - x[:, seen].mean(1, keepdims=True)
+    some = x[:, seen]
+    gram = some @ some.T
+    gram += (1e-6 * np.trace(gram) / max(len(gram), 1) + 1e-300) * np.eye(len(gram))
+    level = y[seen].mean()
+    return level + np.linalg.solve(gram, some @ (y[seen] - level)) @ x
 
 
 def _median_of_three(values: Any) -> Any:

@@ -20,12 +20,14 @@ from fastdiff.kernels.cube.fits import Fits, Fitted, LeftOut, Weights
 from fastdiff.kernels.cube.tree import RUN
 
 from . import gpu
+from .exclusion import allowed_by
 from .options import NO_BLOCKS, CpmOptions
 from .predictors import choose
-from .series import find_spikes, running_mean
+from .series import find_spikes, keep_unexplained, running_mean
 
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
 _CHUNK = 64 * RUN  # targets between two steps of the progress
+_NEAR = 128  # pixels that say whether a value of another is wild
 _SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
 PENALTIES = 10.0 ** np.arange(-10, 1)  # of the mean diagonal of the Gram matrix
 _LEAST_PENALTY = 1e-13  # of that diagonal: below, rounding errors make the coefficients
@@ -49,7 +51,7 @@ class CubeTile:
         broken = xp.flatnonzero(bad.any(1))
         bridge_series(broken, series, bad, threads=options.threads)
         self.bad = bad
-        series = self._without_spikes(series)
+        self._take_out_spikes(series)
         self.roots = xp.asarray(self.weighted)
         square = self.roots**2
         self.mean = series @ square / square.sum()
@@ -85,11 +87,12 @@ class CubeTile:
             np.arange(len(self.series) - self.n_free, len(self.series), dtype=np.int32)[None], 1,
         )  # fmt: skip
 
-    def _without_spikes(self, series: Any) -> Any:
-        """Fitted and predicting series, without what no fit should see and no pixel should predict.
+    def _take_out_spikes(self, series: Any) -> None:
+        """Replace what no fit should see and no pixel should predict.
 
-        Wild values of a pixel are bridged, and come back in its difference (`excess`). Epochs that
-        are wild in many pixels have no weight: there predictors are needed as they are.
+        Wild values of a pixel become what others predict, and come back in its difference
+        (`excess`). Epochs that are wild in many pixels have no weight: there predictors are needed
+        as they are.
         """
         xp, roots = self.xp, self.options.roots
         counted = xp.asarray(roots > 0)
@@ -98,12 +101,21 @@ class CubeTile:
         self.weighted = np.where(common, 0.0, roots)
         if (self.weighted > 0).sum() <= len(self.options.free):
             self.weighted = roots
-        self.n_spikes = int(spikes.sum()), int((common & (roots > 0)).sum())
         rows = xp.flatnonzero(spikes.any(1))
         self.wild, self.excess = arrays.on_host(rows), series[rows]
-        bridge_series(rows, series, spikes, threads=self.options.threads)
+        keep_unexplained(series, spikes, self.weighted > 0, self._far_from)
         self.excess -= series[rows]
-        return series
+        self.n_spikes = int(spikes.sum()), int((common & (roots > 0)).sum())
+
+    def _far_from(self, row: int) -> NDArray[np.int64]:
+        """Pixels that are not too close to predict a pixel, the closest first."""
+        shape = tuple(s.stop - s.start for s in self.window)
+        y, x = divmod(row, shape[1])
+        exclusion = self.options.exclusion
+        allowed = allowed_by(np.array([y]), np.array([x]), exclusion, shape).ravel()
+        places = np.flatnonzero(allowed & ~self.options.excluded[self.window].ravel())
+        square = (places // shape[1] - y) ** 2 + (places % shape[1] - x) ** 2
+        return places[np.argsort(square, kind="stable")][:_NEAR]
 
     def fits_of(self, chosen: NDArray[np.int64], penalty: Any, on_device: bool = False) -> Fits:
         """Some targets, what predicts them, and their penalty."""

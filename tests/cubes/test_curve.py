@@ -68,9 +68,7 @@ def test_noise_is_not_added_where_it_dominates(fast):
     left, raw = (np.asarray(table[name]) - np.median(table[name]) for name in ("flux", "raw"))
     expected = np.sqrt(fast.variance[:, 4:7, 4:7].sum((1, 2)).mean())
     assert np.std(left) < 1.1 * expected < 0.5 * np.std(raw)
-    with pytest.warns(
-        UserWarning, match="the corrected curve scatters .* times as much as the raw"
-    ):
+    with pytest.warns(UserWarning, match="the corrected curve scatters more than the raw"):
         plain = cpm_subtract(fast.cube, smooth=1).light_curve(*PLACE, 3, fit="pixels")
     assert plain.meta["scatter"] > 1.3 * plain.meta["scatter_raw"]
     assert "scatters" in plain.meta["notes"][0]
@@ -204,7 +202,7 @@ def test_rays_and_wild_epochs_neither_bend_nor_ring(moving, monkeypatch):
     assert np.median(change[when]) < 1
     assert result.image[150, 9, 10] == pytest.approx(20, rel=0.05)
     assert result.meta["n_common"] == 1
-    assert 21 <= result.meta["n_spikes"] <= 25
+    assert 18 <= result.meta["n_spikes"] <= 22
     flux = np.asarray(result.light_curve(9, 10, 3)["flux"])
     change = np.abs(flux - expected) / point_scatter(expected)
     assert np.median(change[quiet_epochs]) < 0.1
