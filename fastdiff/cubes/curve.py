@@ -113,7 +113,7 @@ def aperture_curve(
     x, places = _predictors(options, ys[used], xs[used], centre)
     cleaned, x, roots, n_common = _without_spikes(pixels.sum(0), x, roots)
     counted = roots > 0
-    fit = _Fit(options, cleaned, x, ridge, protect)
+    fit = _ApertureFit(options, cleaned, x, ridge, protect)
     prediction, roots = fit.robust(roots)
     fit.fill(pixels, lost & ~none, roots)
     raw = np.where(none, np.nan, pixels.sum(0))
@@ -210,7 +210,7 @@ def _binned(columns: dict[str, Any], n_bin: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-class _Fit:
+class _ApertureFit:
     """A fit, and what it chose."""
 
     def __init__(
@@ -370,7 +370,7 @@ def _folds(n: int, number: int, margin: int) -> NDArray[np.int64]:
 
 
 def _errors(
-    options: CpmOptions, flux: NDArray[np.float64], good: NDArray[np.bool_], fit: _Fit,
+    options: CpmOptions, flux: NDArray[np.float64], good: NDArray[np.bool_], fit: _ApertureFit,
     ys: NDArray[np.int64], xs: NDArray[np.int64], places: NDArray[np.int64],
 ) -> tuple[NDArray[np.float64], float]:  # fmt: skip
     """Errors of the epochs, and the factor by which they differ from what variances promise."""
