@@ -149,7 +149,7 @@ def _scatter(
             sigma = SIGMA_PER_MAD * xp.median(xp.abs(values - xp.median(values)))
         with np.errstate(invalid="ignore", divide="ignore"):
             part = xp.abs(plane) / sigma
-        part[~good] = np.nan
+        part = xp.where(good & (sigma < np.inf), part, np.nan)
         total += xp.where(xp.isfinite(part), part, 0)
         n_parts += xp.isfinite(part)
         square += plane**2
