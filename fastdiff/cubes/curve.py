@@ -34,7 +34,8 @@ __all__ = ["ApertureCurve", "aperture_curve", "light_curve_table"]
 _WARNED = "from one row to the next"  # how the note begins that is a warning
 _SCALES = (1, 10, 100)  # epochs, of whose means both curves are compared
 _FEWEST_MEANS = 20
-_CHANCE = 1.5  # over the root of their number: by so much a ratio varies by chance
+_CHANCE = 0.5  # over the root of their number: by so much a ratio varies by chance
+_NOISIER_MEANS = 1.1
 _NOISIER = 1.02  # times the scatter of the raw curve, above which it is said
 _CLIP = 6.0  # robust standard deviations of the difference at which an epoch is left out of fits
 _MOST_CLIPPED = 0.1  # of the epochs: more are no outliers
@@ -144,7 +145,8 @@ def _compared(
         if not before > 0 or (width > 1 and n_rows < _FEWEST_MEANS):
             continue
         scatter[width] = after, before
-        if after / before > _NOISIER + _CHANCE / np.sqrt(n_rows):
+        most = _NOISIER if width == 1 else _NOISIER_MEANS
+        if after / before > most + _CHANCE / np.sqrt(n_rows):
             worse.append(f"{after / before:.2f} times (means of {width})")
     notes = []
     if worse:

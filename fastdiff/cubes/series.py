@@ -17,7 +17,7 @@ from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma
 __all__ = ["find_spikes", "keep_unexplained", "point_scatter", "running_mean"]
 
 SPIKE = 6.0  # robust standard deviations by which a value stands out on both sides
-_PREDICTORS = 64  # that say whether a value is wild
+_PREDICTORS = 32  # that say whether a value is wild
 _WILD = 4.0  # robust standard deviations at which a step is an event
 _ALONE = 0.04  # part of the series that rays may hit at an epoch
 _COMMON = 0.1  # part of the series that stand out where an epoch is wild

@@ -26,7 +26,7 @@ __all__ = ["WIDTHS", "choose_width", "widths_for"]
 WIDTHS = (1, 5, 31, 181)
 _PIXELS = 8  # that choose
 _FOLDS = 4
-_PREDICTORS = 64  # of each of them
+_PREDICTORS = 32  # of each of them: more wake the threads of a BLAS
 _GAIN = 0.01  # mean logarithm of the mean square error that a longer mean must win
 
 

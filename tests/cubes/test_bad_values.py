@@ -1,4 +1,4 @@
-"""Variances of 0, NaN and infinity, constant pixels, gaps: no sum over nothing passes as a value."""
+"""Variances of 0, NaN, infinity, constant pixels, gaps: no sum over nothing passes as a value."""
 
 import numpy as np
 import pytest
