@@ -14,8 +14,8 @@ the raw light curve is left, from all epochs and from one epoch to the next, and
 agree, by default and for other exclusions.
 
 Of the files that INDEX.md in the folder of real data names both measure what is known of them: the
-depth of the transits of Kepler-62 d (period and epoch of Borucki et al. 2013, Science 340, 587), and
-the significance of a flare of EPIC 210994964 that the raw light curve does not show.
+depth of the transits of Kepler-62 d (period and epoch of Borucki et al. 2013, Science 340, 587),
+and the significance of a flare of EPIC 210994964 that the raw light curve does not show.
 """
 
 from __future__ import annotations

@@ -324,9 +324,10 @@ def cpm_subtract(
     On a GPU each pixel has a factor of its own, hundreds of them in one batch: what neighbours
     share is not made use of. Results are those of the CPU to 1e-8 of the pixel values; with fewer
     epochs than predictors only for a `ridge` of 1e-9 of the sum of squares of a series or more,
-    below which both are rounding errors in part. Only maps of pixels come to the memory of the
-    CPU, and the coefficients if they are wanted. Matrices take up to 2 GB at a time, beside the
-    image and the square of the pixels of a tile.
+    below which both are rounding errors in part. Only maps of pixels come to the memory of the CPU,
+    the coefficients if they are wanted, and single series: of 8 pixels with 32 predictors each,
+    which choose the running means, and of pixels with a wild value. Matrices take up to 2 GB at a
+    time, beside the image and the square of the pixels of a tile.
 
     A cube of more than 8000 pixels is cut into tiles. One strength is chosen for all of them, from
     pixels in the middle of six tiles spread over the cube.
