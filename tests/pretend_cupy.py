@@ -28,7 +28,7 @@ from fastdiff.kernels import jit
 # What the tests may use of CuPy, each with the arguments of NumPy's function of that name.
 _FUNCTIONS = (
     "abs", "arange", "argwhere", "ascontiguousarray", "broadcast_to", "concatenate", "copyto",
-    "divide", "empty", "empty_like", "exp", "eye", "flatnonzero", "full", "full_like",
+    "cumsum", "divide", "empty", "empty_like", "exp", "eye", "flatnonzero", "full", "full_like",
     "gradient", "isfinite", "logical_not", "maximum", "may_share_memory", "median", "minimum",
     "ones", "outer", "reciprocal", "sqrt", "subtract", "where", "zeros", "zeros_like",
 )  # fmt: skip

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from astropy.table import Table
 
     from fastdiff.cubes.cpm import CPMResult
+    from fastdiff.pipeline.cpm import CpmSettings
 
 
 @app.command(
@@ -42,9 +43,13 @@ def cpm(
     ridge: Annotated[
         float | None, typer.Option(min=0.0, help="Strength of the penalty; chosen by default.")
     ] = None,
-    quality: Annotated[
-        bool, typer.Option("--quality/--no-quality", help="Leave out epochs with a quality flag.")
-    ] = True,
+    quality_bitmask: Annotated[
+        str,
+        typer.Option(
+            help="Bits of the quality flag that leave an epoch out: a number, or none, default, "
+            "hard or hardest as in lightkurve."
+        ),
+    ] = "default",
     threshold: Annotated[
         float, typer.Option("--threshold", "-t", help="Sigmas by which a variable stands out.")
     ] = 5.0,
@@ -63,11 +68,25 @@ def cpm(
     Cubes of more than 8000 pixels are worked on tile by tile, and OUT.part.npz tells which are
     done: interrupted, the same command goes on from there.
     """
-    from fastdiff.pipeline.cpm import CpmSettings, subtract_cube
+    from fastdiff.pipeline.cpm import CpmSettings
 
     settings = CpmSettings(
-        holdout, predictors, ridge, quality, threshold, aperture=aperture, png=png, threads=threads
+        holdout,
+        predictors,
+        ridge,
+        _bitmask(quality_bitmask),
+        threshold,
+        aperture=aperture,
+        png=png,
+        threads=threads,
     )
+    _run(cube_file, out_file, settings)
+
+
+def _run(cube_file: Path, out_file: Path, settings: CpmSettings) -> None:
+    """Subtract a cube, with a bar, and tell of it."""
+    from fastdiff.pipeline.cpm import subtract_cube
+
     try:
         with new_progress() as progress:
             task = progress.add_task("pixels", total=None)
@@ -82,6 +101,10 @@ def cpm(
         err.print(f"[red]failed[/red]: {escape(reason_of(error))}")
         raise typer.Exit(1) from None
     _tell(result, found, out_file)
+
+
+def _bitmask(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
 
 
 def _tell(result: CPMResult, found: Table, out_file: Path) -> None:

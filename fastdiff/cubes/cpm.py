@@ -26,12 +26,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastdiff.core import arrays
+from fastdiff.core.options import one_of, whole_number
 from fastdiff.core.progress import reporting
 from fastdiff.core.stats import mad_sigma
 
 from .checkpoint import Checkpoint
 from .cube import solve
-from .options import CpmOptions, as_cube, check_out
+from .options import CHOICES, CpmOptions, as_cube, check_out
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -67,7 +68,9 @@ class CPMResult:
         With ``coefficients=True``: (y, x) -> (pixels (n, 2) of (y, x), their coefficients (n,)).
     meta : dict
         "exclusion": the rows and columns, and the distance, that were left out around targets;
-        "holdout", "predictors", "excluded" (pixels that were no predictors); "notes", texts.
+        "holdout", "predictors", "excluded" (pixels that were no predictors); "smooth", epochs over
+        which predictors were averaged; "n_spikes", single wild values that no fit saw, "n_common",
+        epochs at which many pixels were wild; "notes", texts.
     """
 
     image: NDArray[Any]
@@ -81,6 +84,7 @@ class CPMResult:
     coefficients: dict[tuple[int, int], tuple[NDArray[np.int64], NDArray[np.float64]]] | None
     meta: dict[str, Any]
     _cube: NDArray[Any]
+    _options: CpmOptions
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -133,8 +137,11 @@ class CPMResult:
         y, x = y[order], x[order]
         return Table({"y": y, "x": x, "variability": values[y, x], "excess": excess[y, x]})
 
-    def light_curve(self, y: int, x: int, aperture: int = 3) -> Table:
-        """Sum of the difference over a square about a pixel, as in Figs. 2 and 6 of the paper.
+    def light_curve(
+        self, y: int, x: int, aperture: int = 3, *, fit: Literal["aperture", "pixels"] = "aperture",
+        protect: int = 0, bin: int = 1,
+    ) -> Table:  # fmt: skip
+        """Light curve of a square about a pixel, less its prediction.
 
         Parameters
         ----------
@@ -142,33 +149,57 @@ class CPMResult:
             Pixel in the middle.
         aperture : int
             Side of the square in pixels, odd; it is cut at the edges of the cube.
+        fit : {"aperture", "pixels"}
+            Whether the sum of the square is predicted as one series, by pixels that the exclusion
+            keeps from all of it, with running means and a penalty of its own, chosen by what is
+            held out (a number that was given as `ridge` or `smooth` stays); or the differences of
+            the pixels are added, as in Figs. 2 and 6 of the paper. What moves light from pixel to
+            pixel leaves the sum alone, and is predicted for each pixel with the noise of the same
+            predictors, which adds up: the second way may be noisier than no correction.
+        protect : int
+            Epochs. Coefficients come from what changes faster than this alone (each series less its
+            running mean), so that a slower event is not fitted away, and slow errors are corrected
+            less well. 0: from everything; events of a third of a fold or more lose a part.
+            docs/cpm.md has figures. Not for ``fit="pixels"``.
+        bin : int
+            Epochs whose mean makes a row.
 
         Returns
         -------
         astropy.table.Table
-            Columns epoch, flux, flux_err (from the rms of the pixels, taken as independent) and
-            n_bad (pixels without a value, which count as 0).
+            Columns epoch, flux, flux_err, raw (the sum of the pixels; one that is missing at an
+            epoch is taken from the epochs around) and n_bad (pixels without a value, whose
+            difference counts as 0). NaN at epochs at which no pixel was measured. flux_err is the
+            robust scatter from one row to the next, as it is after `bin`; with a `variance` its
+            shape is that of the propagated variances, shared predictors included. `meta` has the
+            scatter from epoch to epoch of both curves ("scatter", "scatter_raw"; of means of 1, 10
+            and 100 epochs "scatter_of_means", the corrected curve first), what was chosen
+            ("smooth", "ridge" (inf: nothing is predicted), "n_predictors"), "n_clipped" and
+            "n_common", epochs that no fit saw because the difference, or many pixels, were wild;
+            "error_scale", what the errors are of those that `variance` promises; and "notes".
+
+        Warns
+        -----
+        UserWarning
+            If epochs, or means of 10 or 100, scatter more than those of the raw curve.
         """
-        from astropy.table import Table
+        from .curve import light_curve_table
 
         _, ny, nx = self.image.shape
         if not (0 <= y < ny and 0 <= x < nx):
             raise ValueError(f"(y, x) is ({y}, {x}); the cube has {ny} x {nx} pixels")
         if aperture < 1 or aperture % 2 == 0:
             raise ValueError(f"aperture is {aperture}; it must be an odd number of pixels")
+        how = one_of("fit", fit, ("aperture", "pixels"))
+        protect = whole_number("protect", protect, 0)
+        n_bin = whole_number("bin", bin, 1)
+        if protect and how == "pixels":
+            raise ValueError("protect is for fit='aperture'; the image has been fitted without it")
         half = aperture // 2
-        box = np.s_[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1]
-        values = arrays.on_host(self.image[:, *box])
-        lost = np.isnan(values)
-        error = np.sqrt(np.nansum(self.rms[box] ** 2))
-        return Table(
-            {
-                "epoch": np.arange(len(values)),
-                "flux": np.nansum(np.where(lost, 0, values), axis=(1, 2), dtype=np.float64),
-                "flux_err": np.full(len(values), error),
-                "n_bad": lost.sum((1, 2)),
-            }
-        )
+        box = slice(max(y - half, 0), y + half + 1), slice(max(x - half, 0), x + half + 1)
+        given = None if self._options.ridge in CHOICES else float(self._options.ridge)
+        image = arrays.on_host(self.image[:, *box]) if how == "pixels" else None
+        return light_curve_table(self._options, box, (y, x), image, given, protect, n_bin)
 
 
 def cpm_subtract(
@@ -186,6 +217,7 @@ def cpm_subtract(
     exclude: ArrayLike | None = None,
     exclude_variable: int = 0,
     time_order: int = 0,
+    smooth: int | Literal["auto"] = "auto",
     coefficients: bool = False,
     leverage: bool = False,
     seed: int = 0,
@@ -239,6 +271,10 @@ def cpm_subtract(
         Fit twice, the second time without this many of the most variable pixels as predictors.
     time_order : int
         Order of the polynomial of the epoch's number that is fitted without a penalty.
+    smooth : int or "auto"
+        Predictors are running means over so many epochs, an odd number; 1: as they are. Where what
+        pixels have in common is slower than the cadence, means tell it with less noise. "auto"
+        takes 1, 5, 31 or 181 by what is held out of twelve pixels.
     coefficients, leverage : bool
         Whether to return them. `leverage`, which comes with the degrees of freedom, needs a factor
         of its own for each pixel: several times the cost.
@@ -270,6 +306,12 @@ def cpm_subtract(
     `variance`), and replaced by what lies before and after it where it is a predictor. Pixels
     that are bad at more than half of the epochs predict nothing.
 
+    Single wild values, as cosmic rays leave them, are found in each series: those of one or two
+    epochs that stand out by more than 6 robust standard deviations of what is before and of what is
+    after. Fits see a straight line instead, and so do pixels that they would predict; the image
+    has them. Epochs at which more than a tenth of the pixels stand out have no weight in the fits,
+    and are predicted.
+
     Fields of 10 pixels are small for the method, as the paper says in its discussion. Of a bright
     star whose wings fill such a field most is predicted by its own wings: 6 % of the variability
     were left of a T Tauri star in 10 x 10 pixels of TESS, while a flare of a faint star in 10 x 11
@@ -284,9 +326,10 @@ def cpm_subtract(
     On a GPU each pixel has a factor of its own, hundreds of them in one batch: what neighbours
     share is not made use of. Results are those of the CPU to 1e-8 of the pixel values; with fewer
     epochs than predictors only for a `ridge` of 1e-9 of the sum of squares of a series or more,
-    below which both are rounding errors in part. Only maps of pixels come to the memory of the
-    CPU, and the coefficients if they are wanted. Matrices take up to 2 GB at a time, beside the
-    image and the square of the pixels of a tile.
+    below which both are rounding errors in part. Only maps of pixels come to the memory of the CPU,
+    the coefficients if they are wanted, and single series: of 8 pixels with 32 predictors each,
+    which choose the running means, and of pixels with a wild value. Matrices take up to 2 GB at a
+    time, beside the image and the square of the pixels of a tile.
 
     A cube of more than 8000 pixels is cut into tiles. One strength is chosen for all of them, from
     pixels in the middle of six tiles spread over the cube.
@@ -307,8 +350,8 @@ def cpm_subtract(
     asked = CpmOptions(
         data, mask=mask, variance=variance, weights=weights, predictors=predictors,
         n_predictors=n_predictors, holdout=holdout, ridge=ridge, ridge_per=ridge_per,
-        exclusion=exclusion, exclude=exclude, time_order=time_order, coefficients=coefficients,
-        leverage=leverage, seed=seed, threads=threads,
+        exclusion=exclusion, exclude=exclude, time_order=time_order, smooth=smooth,
+        coefficients=coefficients, leverage=leverage, seed=seed, threads=threads,
     )  # fmt: skip
     if not isinstance(exclude_variable, (int, np.integer)) or exclude_variable < 0:
         raise ValueError(f"exclude_variable is {exclude_variable}; it must be 0 or more pixels")

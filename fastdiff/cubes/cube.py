@@ -13,8 +13,9 @@ from fastdiff.core.stats import SIGMA_PER_MAD
 
 from .checkpoint import Checkpoint
 from .options import CHOICES, CpmOptions
-from .penalty import choose_penalty
+from .penalty import choose_penalty, sample_of
 from .plan import tiles_of
+from .smooth import choose_width
 from .tile import CubeTile
 
 __all__ = ["solve"]
@@ -37,15 +38,18 @@ def solve(
     if saved is not None:
         saved.path.unlink(missing_ok=True)
     penalties = maps.pop("ridge")
+    counts = {name: maps.pop(name) for name in ("n_spikes", "n_common")}
     if options.ridge_per == "image":
         penalties = float("nan") if penalty in CHOICES else float(penalty)
     meta = {
         "exclusion": options.exclusion, "holdout": options.holdout, "predictors": options.rule,
-        "excluded": options.excluded.copy(), "notes": list(options.notes),
+        "excluded": options.excluded.copy(), "smooth": options.width,
+        "notes": list(options.notes), **counts,
     }  # fmt: skip
     return maps | {
         "image": out, "rms": rms, "expected_rms": expected, "variability": variability,
         "ridge": penalties, "meta": meta, "_cube": options.data,
+        "_options": options,
     }  # fmt: skip
 
 
@@ -62,6 +66,8 @@ def _empty_maps(options: CpmOptions) -> dict[str, Any]:
         "leverage": leverage,
         "n_predictors": np.zeros(shape, np.int64),
         "coefficients": {} if options.coefficients else None,
+        "n_spikes": 0,
+        "n_common": 0,
     }
 
 
@@ -78,8 +84,7 @@ def _fill(
     n_done, penalty, shines = 0, options.ridge, False
     if saved is not None:
         n_done, penalty = saved.read(maps, penalty)
-    if penalty in CHOICES and options.ridge_per == "image":
-        penalty = choose_penalty(options, penalty)
+    penalty, tiles = _choose(options, penalty)
     for number, (window, inner) in enumerate(tiles_of(options)):
         if number < n_done:
             shines = True
@@ -87,7 +92,10 @@ def _fill(
             report(round(done), n_pixels)
             continue
         out[:, *inner] = np.nan
-        tile = CubeTile(options, window, inner)
+        whole = len(tiles) == 1 and tiles[0].window == window and tiles[0].inner == inner
+        tile = tiles.pop() if whole else CubeTile(options, window, inner)
+        maps["n_spikes"] += tile.n_spikes[0]
+        maps["n_common"] = max(maps["n_common"], tile.n_spikes[1])
         shines |= tile.shines
         try:
             for count in tile.fit(penalty, out, maps):
@@ -109,12 +117,26 @@ def _fill(
     return penalty
 
 
+def _choose(options: CpmOptions, penalty: float | str) -> tuple[float | str, list[CubeTile]]:
+    """Choose running means and penalty where they are to be chosen; tiles that were made for it."""
+    options.width = 1 if options.smooth == "auto" else options.smooth
+    of_image = penalty in CHOICES and options.ridge_per == "image"
+    if not of_image and options.smooth != "auto":
+        return penalty, []
+    tiles = sample_of(options)
+    if options.smooth == "auto":
+        options.width = choose_width(options, tiles)
+        if options.width > 1:
+            tiles = sample_of(options)
+    return choose_penalty(tiles, penalty) if of_image else penalty, tiles
+
+
 def _scatter(
     options: CpmOptions, image: NDArray[Any]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None, NDArray[np.float64]]:
     """Maps of rms, of what the variances tell of it, and of variability, made epoch by epoch."""
     xp = arrays.namespace(image)
-    square, known, total, count = xp.zeros((4, *options.shape[1:]))
+    square, count, known, n_known, total, n_parts = xp.zeros((6, *options.shape[1:]))
     for i in np.flatnonzero(options.roots > 0):
         plane = image[i].astype(np.float64)
         good = xp.isfinite(plane)
@@ -123,18 +145,22 @@ def _scatter(
         plane[~good] = 0.0
         if options.variance is not None:
             sigma = xp.sqrt(options.variance[i])
-            known += xp.where(good & xp.isfinite(sigma), options.variance[i], 0.0)
+            there = good & xp.isfinite(sigma)
+            known += xp.where(there, options.variance[i], 0.0)
+            n_known += there
         else:
             values = plane[good]
             sigma = SIGMA_PER_MAD * xp.median(xp.abs(values - xp.median(values)))
         with np.errstate(invalid="ignore", divide="ignore"):
             part = xp.abs(plane) / sigma
+        part = xp.where(good & (sigma < np.inf), part, np.nan)
         total += xp.where(xp.isfinite(part), part, 0)
+        n_parts += xp.isfinite(part)
         square += plane**2
         count += good
     with np.errstate(invalid="ignore"):
         rms, expected, variability = (
             arrays.on_host(each)
-            for each in (xp.sqrt(square / count), xp.sqrt(known / count), total / count)
+            for each in (xp.sqrt(square / count), xp.sqrt(known / n_known), total / n_parts)
         )
     return rms, None if options.variance is None else expected, variability

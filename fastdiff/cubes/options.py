@@ -29,7 +29,7 @@ class CpmOptions:
     def __init__(
         self, data: Any, *, mask: Any, variance: Any, weights: Any, predictors: str,
         n_predictors: int, holdout: Any, ridge: float | str, ridge_per: str, exclusion: Any,
-        exclude: Any, time_order: int, coefficients: bool, leverage: bool, seed: int,
+        exclude: Any, time_order: int, smooth: Any, coefficients: bool, leverage: bool, seed: int,
         threads: int | None,
     ):  # fmt: skip
         n, ny, nx = self.shape = data.shape
@@ -54,6 +54,8 @@ class CpmOptions:
                 f"with time_order {self.time_order} needs at least {self.time_order + 2}"
             )
         self.ridge = _check_ridge(ridge)
+        self.smooth = _check_smooth(smooth)
+        self.width = 1 if self.smooth == "auto" else self.smooth
         self.holdout, self.blocks = _check_holdout(holdout, n, self.roots)
         self.excluded = np.zeros((ny, nx), bool)
         if exclude is not None:
@@ -64,6 +66,7 @@ class CpmOptions:
                     f"{(ny, nx)}"
                 )
             self.excluded |= given.astype(bool)
+        self.exclusion_given = exclusion is not None
         self.exclusion = _check_exclusion(exclusion, self.wanted, (ny, nx))
         self.notes: list[str] = []
         if exclusion is None and self.exclusion != EXCLUSION:
@@ -87,7 +90,8 @@ class CpmOptions:
         given += [x[:1] for x in (self.mask, self.variance) if x is not None]
         return repr((
             self.shape, self.rule, self.wanted, self.holdout, self.ridge, self.ridge_per,
-            self.exclusion, self.time_order, self.seed, [zlib.crc32(x.tobytes()) for x in given],
+            self.exclusion, self.time_order, self.smooth, self.seed,
+            [zlib.crc32(x.tobytes()) for x in given],
         ))  # fmt: skip
 
 
@@ -199,6 +203,15 @@ def _check_ridge(ridge: Any) -> float | str:
     if not (np.isfinite(ridge) and ridge >= 0):
         raise ValueError(f"ridge is {ridge}; it must be 0 or more, or one of {CHOICES}")
     return float(ridge)
+
+
+def _check_smooth(smooth: Any) -> int | str:
+    if isinstance(smooth, str):
+        return one_of("smooth", smooth, ("auto",))
+    width = whole_number("smooth", smooth, 1)
+    if width % 2 == 0:
+        raise ValueError(f"smooth is {width}; it must be an odd number of epochs, or 'auto'")
+    return width
 
 
 def _check_holdout(

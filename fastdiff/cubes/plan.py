@@ -14,7 +14,7 @@ __all__ = ["Cut", "middle_of", "tiles_of"]
 Cut = tuple[tuple[slice, slice], tuple[slice, slice]]
 """(window, inner): pixels that predict, and those of them that are predicted."""
 
-_WHOLE = 8000  # pixels whose Gram matrix is made at once
+_WHOLE = 8000  # series whose Gram matrix is made at once; with running means a pixel has two
 _TILE = 32  # pixels, side of a tile of a larger cube
 
 
@@ -23,7 +23,7 @@ def tiles_of(options: CpmOptions) -> Iterator[Cut]:
     _, ny, nx = options.shape
     if not options.data.size:
         return
-    if ny * nx <= _WHOLE:
+    if ny * nx <= (_WHOLE if options.width == 1 else _WHOLE // 2):
         yield (slice(0, ny), slice(0, nx)), (slice(0, ny), slice(0, nx))
         return
     offsets = steps(options.exclusion, (ny, nx))[: options.wanted]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,10 +10,10 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 
-from .exclusion import steps
+from .exclusion import allowed_by, steps
 from .options import CpmOptions
 
-__all__ = ["choose"]
+__all__ = ["choose", "ranked"]
 
 
 class SeriesOfTile(Protocol):
@@ -66,3 +67,26 @@ def choose(
         chosen = allowed[:wanted]
         lists[i, : len(chosen)], counts[i] = chosen, len(chosen)
     return lists, counts
+
+
+def ranked(
+    options: CpmOptions, ys: NDArray[np.int64], xs: NDArray[np.int64], centre: tuple[int, int],
+    exclusion: tuple[int, float], read: Callable[[Any, Any], tuple[NDArray[np.float64], Any]],
+) -> NDArray[np.int64]:  # fmt: skip
+    """(n, 2) pixels (y, x) that may predict all of some pixels, the best by the rule first.
+
+    `read` gives the series of pixels, which the rules "brightness" and "cosine" compare with that
+    of the centre.
+    """
+    allowed = allowed_by(ys, xs, exclusion, options.shape[1:])
+    places = np.argwhere(allowed & ~options.excluded)
+    if options.rule == "random":
+        return np.random.default_rng([options.seed, *centre]).permutation(places)
+    key = ((places - np.array(centre)) ** 2).sum(1).astype(np.float64)
+    if options.rule != "nearest" and len(places):
+        series, own = read(*places.T)[0], read(*np.array(centre)[:, None])[0][0]
+        if options.rule == "brightness":
+            key = np.abs(series.mean(1) - own.mean())
+        else:
+            key = -(series @ own) / np.maximum(np.sqrt((series**2).sum(1)), 1e-300)
+    return places[np.argsort(key, kind="stable")]

@@ -20,11 +20,14 @@ from fastdiff.kernels.cube.fits import Fits, Fitted, LeftOut, Weights
 from fastdiff.kernels.cube.tree import RUN
 
 from . import gpu
+from .exclusion import allowed_by
 from .options import NO_BLOCKS, CpmOptions
 from .predictors import choose
+from .series import find_spikes, keep_unexplained, running_mean
 
 _LEAST_GOOD = 0.5  # part of the epochs at which a predictor is good
 _CHUNK = 64 * RUN  # targets between two steps of the progress
+_NEAR = 128  # pixels that say whether a value of another is wild
 _SHARED = 0.35  # of the operations of a factor each, that a run of neighbours takes
 PENALTIES = 10.0 ** np.arange(-10, 1, dtype=np.float64)  # of the mean diagonal of the Gram matrix
 _LEAST_PENALTY = 1e-13  # of that diagonal: below, rounding errors make the coefficients
@@ -40,7 +43,6 @@ class CubeTile:
         xp = self.xp = arrays.namespace(options.data)
         cut = (slice(None), *window)
         n = options.shape[0]
-        self.roots = xp.asarray(options.roots)
         series = options.data[cut].reshape(n, -1).T.astype(np.float64)
         bad = ~xp.isfinite(series)
         if options.mask is not None:
@@ -49,14 +51,19 @@ class CubeTile:
         broken = xp.flatnonzero(bad.any(1))
         bridge_series(broken, series, bad, threads=options.threads)
         self.bad = bad
+        self._take_out_spikes(series)
+        self.roots = xp.asarray(self.weighted)
         square = self.roots**2
         self.mean = series @ square / square.sum()
         series -= self.mean[:, None]
-        self.series = xp.concatenate([series, xp.asarray(options.free)])
+        smooth = running_mean(series, self.roots > 0, options.width)
+        predicting = [] if smooth is series else [smooth]
+        self.first = len(series) * len(predicting)  # row of the first predictor
+        self.series = xp.concatenate([series, *predicting, xp.asarray(options.free)])
         self.n_free = len(options.free)
         self.size = tuple(s.stop - s.start for s in window)
         n_good = arrays.on_host((~bad & (self.roots > 0)).sum(1))
-        usable = n_good >= _LEAST_GOOD * (options.roots > 0).sum()
+        usable = n_good >= _LEAST_GOOD * (self.weighted > 0).sum()
         usable &= (n_good > self.n_free) & ~options.excluded[window].ravel()
         self.shines = bool((n_good > self.n_free).any())
         y, x = (axis.ravel() for axis in np.mgrid[inner])
@@ -67,7 +74,7 @@ class CubeTile:
         lists, counts = choose(self, local, usable)
         fitted = (counts > 0) & (n_good[local] > self.n_free)
         self.targets, counts = local[fitted], counts[fitted]
-        lists = lists[fitted][:, : max(1, int(counts.max(initial=0)))]
+        lists = lists[fitted][:, : max(1, int(counts.max(initial=0)))] + np.int32(self.first)
         # In the order of the memory, those without a penalty at the end.
         lists = np.where(np.arange(lists.shape[1]) < counts[:, None], lists, np.iinfo(np.int32).max)
         lists.sort(axis=1)
@@ -76,8 +83,39 @@ class CubeTile:
         self.lists[:, : -self.n_free] = lists
         columns = counts[:, None] + np.arange(self.n_free)
         np.put_along_axis(
-            self.lists, columns, np.arange(len(series), len(self.series), dtype=np.int32)[None], 1
-        )
+            self.lists, columns,
+            np.arange(len(self.series) - self.n_free, len(self.series), dtype=np.int32)[None], 1,
+        )  # fmt: skip
+
+    def _take_out_spikes(self, series: Any) -> None:
+        """Replace what no fit should see and no pixel should predict.
+
+        Wild values of a pixel become what others predict, and come back in its difference
+        (`excess`). Epochs that are wild in many pixels have no weight: there predictors are needed
+        as they are.
+        """
+        xp, roots = self.xp, self.options.roots
+        counted = xp.asarray(roots > 0)
+        spikes, common = find_spikes(series, ~self.bad & counted)
+        common = arrays.on_host(common)
+        self.weighted = np.where(common, 0.0, roots)
+        if (self.weighted > 0).sum() <= len(self.options.free):
+            self.weighted = roots
+        rows = xp.flatnonzero(spikes.any(1))
+        self.wild, self.excess = arrays.on_host(rows), series[rows]
+        keep_unexplained(series, spikes, self.weighted > 0, self._far_from)
+        self.excess -= series[rows]
+        self.n_spikes = int(spikes.sum()), int((common & (roots > 0)).sum())
+
+    def _far_from(self, row: int) -> NDArray[np.int64]:
+        """Pixels that are not too close to predict a pixel, the closest first."""
+        shape = tuple(s.stop - s.start for s in self.window)
+        y, x = divmod(row, shape[1])
+        exclusion = self.options.exclusion
+        allowed = allowed_by(np.array([y]), np.array([x]), exclusion, shape).ravel()
+        places = np.flatnonzero(allowed & ~self.options.excluded[self.window].ravel())
+        square = (places // shape[1] - y) ** 2 + (places % shape[1] - x) ** 2
+        return places[np.argsort(square, kind="stable")][:_NEAR]
 
     def fits_of(self, chosen: NDArray[np.int64], penalty: Any, on_device: bool = False) -> Fits:
         """Some targets, what predicts them, and their penalty."""
@@ -137,7 +175,7 @@ class CubeTile:
     @property
     def scale(self) -> float:
         """Mean weighted sum of squares of a series, the unit of the penalty."""
-        squares = ((self.series[: -self.n_free] * self.roots) ** 2).sum(1)
+        squares = ((self.series[self.first : -self.n_free] * self.roots) ** 2).sum(1)
         if self.options.variance is not None:
             own, _ = self.own
             squares = squares * (own**2).mean()
@@ -148,7 +186,7 @@ class CubeTile:
     ) -> NDArray[np.float64]:
         """(n, n_penalties): logarithms of the mean squared error that each penalty promises."""
         options = self.options
-        n = float((options.roots > 0).sum())
+        n = float((self.weighted > 0).sum())
         shared = how == "gcv" and options.variance is None and not self.few_epochs
         if shared and self.xp is np:
             square, freedom = np.empty((2, len(sample), len(penalties)))
@@ -194,28 +232,70 @@ class CubeTile:
 
         With `shared`, on a GPU, by the weights of all, also where a target has its own.
         """
+        if len(blocks) and not leverage and self.folds_cost_less(blocks):
+            prediction, *others = self.run_once(
+                chosen, penalty, NO_BLOCKS, coefficients=coefficients, shared=shared
+            )
+            weighted = self.roots_of(chosen) > 0
+            for first, stop, begin, end in blocks:
+                part, *_ = self.run_once(
+                    chosen, penalty, NO_BLOCKS, shared=shared, hidden=slice(first, stop)
+                )
+                inside = slice(begin, end)
+                prediction[:, inside] = self.xp.where(
+                    weighted[:, inside], part[:, inside], prediction[:, inside]
+                )
+            return prediction, *others
+        return self.run_once(
+            chosen, penalty, blocks, leverage=leverage, coefficients=coefficients, shared=shared
+        )
+
+    def folds_cost_less(self, blocks: NDArray[np.int64]) -> bool:
+        """Whether a fit a target and fold costs less than one with the hat matrix of the folds."""
+        n, k = self.options.shape[0], float(np.median(self.counts))
+        if not isinstance(self.options.holdout, (int, np.integer)) or self.few_epochs:
+            return False
+        if len(blocks) != self.options.holdout:  # single epochs
+            return False
+        longest = float((blocks[:, 1] - blocks[:, 0]).max())
+        hats = k**2 * n + len(blocks) * (longest**2 * k + longest**3 / 3)
+        a_fit = k**3 / 3 + n * k + (0 if self.gram.size else k**2 * n)
+        return (len(blocks) + 1) * a_fit < hats
+
+    def run_once(
+        self, chosen: NDArray[np.int64], penalty: NDArray[np.float64], blocks: NDArray[np.int64], *,
+        leverage: bool = False, coefficients: bool = False, shared: bool = False,
+        hidden: slice = slice(0, 0),
+    ) -> tuple[Any, Any, Any, Any]:  # fmt: skip
+        """As `run`, by fits that do not see `hidden` epochs."""
         options, n, xp = self.options, len(chosen), self.xp
         if self.xp is not np:
             roots = self.roots_of(chosen)
             if shared:
                 roots[...] = self.roots
+            roots[:, hidden] = 0.0
             fits = self.fits_of(chosen, xp.asarray(penalty), on_device=True)
             return gpu.single(
                 fits, roots, blocks, _runs(blocks), few_epochs=self.few_epochs, leverage=leverage
             )
         own, which = self.own
+        weighted, gram = self.weighted, self.gram
+        if hidden.stop > hidden.start:
+            own, weighted = own.copy(), weighted.copy()
+            own[:, hidden], weighted[hidden] = 0.0, 0.0
+            gram = self.gram_without(hidden.start, hidden.stop) if gram.size else gram
         fitted = Fitted(
             prediction=np.empty((n, options.shape[0])),
             freedom=np.full(n, np.nan),
             leverage=np.empty((n if leverage else 0, options.shape[0])),
             coefficients=np.zeros((n if coefficients else 0, self.lists.shape[1])),
         )
-        fits, weights = self.fits_of(chosen, penalty), Weights(options.roots, own, which[chosen])
+        fits, weights = self.fits_of(chosen, penalty), Weights(weighted, own, which[chosen])
         left_out = LeftOut(blocks, _runs(blocks))
         if self.few_epochs:
             ridge.fit_dual(fits, weights, left_out, fitted, options.threads)
         else:
-            ridge.fit_single(fits, self.gram, weights, left_out, fitted, options.threads)
+            ridge.fit_single(fits, gram, weights, left_out, fitted, options.threads)
         return tuple(fitted)
 
     def run_shared(
@@ -247,7 +327,7 @@ class CubeTile:
         if options.leverage or options.variance is not None or isinstance(penalty, str):
             return whole[:0]
         fits = options.blocks
-        if not len(fits) or options.coefficients or (options.roots == 0).any():
+        if not len(fits) or options.coefficients or (self.weighted == 0).any():
             fits = np.concatenate([whole, fits])
         alone = k**3 / 3 + (k**2 * n if len(options.blocks) else 0)
         if self.few_epochs:
@@ -267,7 +347,7 @@ class CubeTile:
         common = np.maximum(float(penalty), least) if len(fits) else np.nan
         prediction = self.xp.empty((len(together), options.shape[0]))
         values = self.xp.zeros((len(together) if options.coefficients else 0, self.lists.shape[1]))
-        idle = self.xp.asarray(np.flatnonzero(options.roots == 0))
+        idle = self.xp.asarray(np.flatnonzero(self.weighted == 0))
         for first, stop, begin, end in fits:
             gram, kept = self.gram_without(first, stop), prediction[:, idle]
             for chosen in _chunks(len(together)):
@@ -306,7 +386,12 @@ class CubeTile:
         """What was found for some targets, into the image and the maps."""
         xp = self.xp
         targets = xp.asarray(self.targets[chosen])
-        rest = xp.where(self.bad[targets], np.nan, self.series[targets] - prediction)
+        rest = self.series[targets] - prediction
+        row = np.minimum(np.searchsorted(self.wild, self.targets[chosen]), len(self.wild) - 1)
+        if len(self.wild):
+            ours = np.flatnonzero(self.wild[row] == self.targets[chosen])
+            rest[xp.asarray(ours)] += self.excess[xp.asarray(row[ours])]
+        rest = xp.where(self.bad[targets], np.nan, rest)
         y, x = np.divmod(self.targets[chosen], self.size[1])
         y, x = y + self.window[0].start, x + self.window[1].start
         there = (slice(None), xp.asarray(y), xp.asarray(x))
@@ -320,7 +405,7 @@ class CubeTile:
             values = arrays.on_host(values)
             for k, i in enumerate(chosen):
                 count = self.counts[i] - self.n_free
-                rows, columns = np.divmod(self.lists[i, :count], self.size[1])
+                rows, columns = np.divmod(self.lists[i, :count] - self.first, self.size[1])
                 places = [rows + self.window[0].start, columns + self.window[1].start]
                 maps["coefficients"][int(y[k]), int(x[k])] = (
                     np.stack(places, axis=1).astype(np.int64), values[k, :count].copy()

@@ -132,7 +132,11 @@ def write_image(
 
 
 def write_cpm(path: str | os.PathLike[str], result: Any, cube: Cube, history: list[str]) -> Path:
-    """Write DIFFERENCE (cube), RMS, VARIABILITY, NPRED (maps) and EPOCHS (time, masked)."""
+    """Write DIFFERENCE (cube), RMS, VARIABILITY, NPRED (maps) and EPOCHS (time, masked).
+
+    The unit of the pixels is BUNIT; EPOCHS has TIMESYS, TIMEUNIT, BJDREFI and BJDREFF as the
+    target pixels of Kepler and TESS have them.
+    """
     from astropy.io import fits
     from astropy.table import Table
 
@@ -149,8 +153,21 @@ def write_cpm(path: str | os.PathLike[str], result: Any, cube: Cube, history: li
         "NPRED": result.n_predictors.astype(np.int32),
     }  # fmt: skip
     hdus = [fits.ImageHDU(data, name=name) for name, data in images.items()]
+    if cube.unit:
+        for hdu in hdus[:2]:
+            hdu.header["BUNIT"] = cube.unit
+    table = fits.BinTableHDU(epochs, name="EPOCHS")
+    if cube.times.unit:
+        table.header["TUNIT1"] = cube.times.unit
+        table.header["TIMEUNIT"] = cube.times.unit
+    if cube.times.scale:
+        table.header["TIMESYS"] = cube.times.scale.upper()
+    if np.isfinite(cube.times.zero):
+        whole = int(np.floor(cube.times.zero))
+        table.header["BJDREFI"] = (whole, f"{cube.times.name} is BJD less BJDREFI and BJDREFF")
+        table.header["BJDREFF"] = cube.times.zero - whole
     with whole_file(path) as aside:
-        fits.HDUList([primary, *hdus, fits.BinTableHDU(epochs, name="EPOCHS")]).writeto(aside)
+        fits.HDUList([primary, *hdus, table]).writeto(aside)
     return Path(path)
 
 

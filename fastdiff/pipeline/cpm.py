@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,8 +35,8 @@ class CpmSettings:
         Pixels that predict each pixel.
     penalty : float or None
         Strength of the penalty; None chooses it by generalised cross-validation.
-    quality : bool
-        Leave out epochs with a quality flag.
+    quality_bitmask : int or str
+        Bits of the quality flag that leave an epoch out, as `fastdiff.io.cubes.read_cube` has it.
     threshold : float
         Sigmas by which a variable stands out.
     aperture : int
@@ -49,7 +50,7 @@ class CpmSettings:
     holdout: int = 10
     predictors: int = 400
     penalty: float | None = None
-    quality: bool = True
+    quality_bitmask: int | str = "default"
     threshold: float = 5.0
     aperture: int = 3
     png: bool = True
@@ -90,7 +91,7 @@ def subtract_cube(
     OSError, ValueError, TypeError, ImportError
         If files cannot be read or written, or a setting is wrong.
     """
-    cube = cubes.read_cube(cube_file, settings.quality)
+    cube = cubes.read_cube(cube_file, settings.quality_bitmask)
     with _resumable(out_file, cube.cube.shape, tell) as (image, saved):
         result = cpm_subtract(
             cube.cube,
@@ -108,31 +109,44 @@ def subtract_cube(
             f"holdout {settings.holdout or None}, predictors {settings.predictors}, "
             f"ridge {result.ridge:.4g}",
             f"excluded around a pixel (rows, distance): {result.meta['exclusion']}",
+            f"quality bitmask {settings.quality_bitmask}: {int(cube.mask.sum())} of "
+            f"{len(cube.mask)} epochs masked",
+            f"predictors are means of {result.meta['smooth']} epochs",
         ]
         products.write_cpm(out_file, result, cube, history)
     variables = result.variables(settings.threshold)
     base = out_file.with_suffix("")
-    curves = _light_curves(result, cube, variables, settings.aperture)
-    curves.meta = {
-        "history": history,
-        "variables": [{name: float(row[name]) for name in variables.colnames} for row in variables],
-    }
-    products.write_candidates(f"{base}.variables.ecsv", curves)
-    if settings.png:
-        from fastdiff.plots.cube import draw_cpm
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        curves = _light_curves(result, cube, variables, settings.aperture)
+        curves.meta = {
+            "history": history,
+            "variables": [{name: float(row[name]) for name in row.colnames} for row in variables],
+            "time": cube.times._asdict(),
+        }
+        products.write_candidates(f"{base}.variables.ecsv", curves)
+        if settings.png:
+            from fastdiff.plots.cube import draw_cpm
 
-        draw_cpm(f"{base}.png", result, cube.time, variables, settings.aperture)
+            label = f"{cube.times.name} [{cube.times.unit}]" if cube.times.unit else "epoch"
+            draw_cpm(f"{base}.png", result, cube.time, variables, settings.aperture, label)
+    for text in dict.fromkeys(str(each.message) for each in said):
+        tell(text)
     return result, variables
 
 
 def _light_curves(result: CPMResult, cube: cubes.Cube, variables: Table, aperture: int) -> Table:
-    """A column of fluxes a variable, NaN at masked epochs."""
+    """Flux, its error and the raw sum of each variable, NaN at masked epochs."""
     from astropy.table import Table
 
     curves = Table({"time": cube.time, "masked": cube.mask})
+    curves["time"].unit = cube.times.unit or None
     for row in variables:
         curve = result.light_curve(int(row["y"]), int(row["x"]), aperture)
-        curves[f"flux_y{row['y']}_x{row['x']}"] = np.where(cube.mask, np.nan, curve["flux"])
+        for name in ("flux", "flux_err", "raw"):
+            column = f"{name}_y{row['y']}_x{row['x']}"
+            curves[column] = np.where(cube.mask, np.nan, curve[name])
+            curves[column].unit = cube.unit or None
     return curves
 
 

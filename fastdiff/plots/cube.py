@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 def draw_cpm(
-    path: str | os.PathLike[str], result: Any, time: np.ndarray, variables: Table, aperture: int
+    path: str | os.PathLike[str],
+    result: Any,
+    time: np.ndarray,
+    variables: Table,
+    aperture: int,
+    label: str = "time",
 ) -> Path:
     """Write a PNG: the map of variability, and light curves of the most variable pixels.
 
@@ -30,6 +35,8 @@ def draw_cpm(
         As ``result.variables()`` gives it; the first six are drawn.
     aperture : int
         Side of the square over which the difference is summed.
+    label : str
+        Of the axis of time.
 
     Returns
     -------
@@ -56,7 +63,7 @@ def draw_cpm(
         axes.plot(x, y, "o", mfc="none", mec="white", ms=10)
         axes.annotate(str(k + 1), (x, y), color="white", xytext=(6, 4), textcoords="offset points")
         curve = result.light_curve(y, x, aperture)
-        good = ~result.mask[:, y, x]
+        good = np.isfinite(curve["flux"])
         flux = np.asarray(curve["flux"])[good]
         panels[k].plot(time[good], flux, ".", ms=2, color="#1971c2")
         if len(flux):  # single points far off would hide all others
@@ -66,7 +73,7 @@ def draw_cpm(
         panels[k].set_ylabel(f"{k + 1}: ({x}, {y})")
     if not n:
         panels[0].text(0.5, 0.5, "no variable pixel", ha="center", transform=panels[0].transAxes)
-    panels[-1].set_xlabel("time")
+    panels[-1].set_xlabel(label)
     with whole_file(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
     return Path(path)

@@ -19,22 +19,24 @@ def drifting(seed=2):
     return cube.astype(np.float32)
 
 
-def target_pixels(path, cube, n_bad=5):
+def target_pixels(path, cube, n_bad=5, bits=8, **header):
     """A file as Kepler's are: big-endian, epochs with flags, one without a time."""
     time = 100 + 0.5 * np.arange(N)
     time[-1] = np.nan
     quality = np.zeros(N, np.int32)
-    quality[:n_bad] = 8
+    quality[:n_bad] = bits
     format_ = f"{cube[0].size}E"
     dim = f"({SHAPE[1]},{SHAPE[0]})"
     columns = [
         afits.Column("TIME", "D", array=time),
-        afits.Column("FLUX", format_, dim=dim, array=cube),
+        afits.Column("FLUX", format_, dim=dim, array=cube, unit="e-/s"),
         afits.Column("FLUX_ERR", format_, dim=dim, array=np.full_like(cube, 0.2)),
         afits.Column("QUALITY", "J", array=quality),
     ]
     table = afits.BinTableHDU.from_columns(columns, name="TARGETTABLES")
-    afits.HDUList([afits.PrimaryHDU(), table]).writeto(path)
+    primary = afits.PrimaryHDU()
+    primary.header.update(header)
+    afits.HDUList([primary, table]).writeto(path)
     return time, quality
 
 
@@ -47,7 +49,72 @@ def test_target_pixels(tmp_path):
     np.testing.assert_array_equal(read.time, time)
     np.testing.assert_array_equal(read.mask, (quality != 0) | np.isnan(time))
     np.testing.assert_allclose(read.error, 0.2)
-    assert cubes.read_cube(tmp_path / "tpf.fits", quality=False).mask.sum() == 1
+    assert cubes.read_cube(tmp_path / "tpf.fits", "none").mask.sum() == 1
+    assert read.unit == "electron/s"
+    assert read.times.name == "time"
+    with pytest.raises(ValueError, match="quality_bitmask is 'soft'; it must be one of 'none'"):
+        cubes.read_cube(tmp_path / "tpf.fits", "soft")
+    with pytest.raises(ValueError, match="quality_bitmask is -1; it must be at least 0"):
+        cubes.read_cube(tmp_path / "tpf.fits", -1)
+
+
+@pytest.mark.parametrize(
+    ("telescope", "bits", "masked"),
+    [
+        ("Kepler", 1 << 20, {"default", "hard", "hardest"}),  # thruster firing
+        ("Kepler", 128, {"hard", "hardest"}),  # cosmic ray in the aperture
+        ("Kepler", 16, {"hardest"}),  # zero crossing
+        ("TESS", 32, {"default", "hard", "hardest"}),  # desaturation
+        ("TESS", 2048, {"hard", "hardest"}),  # straylight
+        ("TESS", 256, {"hardest"}),  # discontinuity
+        ("", 1 << 30, {"default", "hard", "hardest"}),
+    ],
+)
+def test_quality_flags(tmp_path, telescope, bits, masked):
+    path = tmp_path / "tpf.fits"
+    target_pixels(path, drifting(), n_bad=7, bits=bits, TELESCOP=telescope)
+    for name in ("none", "default", "hard", "hardest"):
+        expected = 8 if name in masked else 1  # one has no time
+        assert cubes.read_cube(path, name).mask.sum() == expected
+    assert cubes.read_cube(path, bits).mask.sum() == 8
+    assert cubes.read_cube(path, bits << 1).mask.sum() == 1
+
+
+def test_frames_of_zeros_are_missing(tmp_path):
+    """As TESSCut fills what is missing; a frame with some zeros is none."""
+    cube = drifting()
+    cube[20:23] = 0
+    cube[30, :4] = 0
+    target_pixels(tmp_path / "tpf.fits", cube, n_bad=0)
+    assert np.flatnonzero(cubes.read_cube(tmp_path / "tpf.fits").mask).tolist() == [20, 21, 22, 89]
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ({"BJDREFI": 2457000, "BJDREFF": 0.0, "TIMESYS": "TDB", "TIMEUNIT": "d"},
+         ("BTJD", "d", "tdb", 2457000.0)),
+        ({"BJDREFI": 2454833, "TIMESYS": "TDB"}, ("BKJD", "d", "tdb", 2454833.0)),
+        ({"BJDREFI": 2450000, "BJDREFF": 0.5}, ("BJD - 2450000.5", "d", "", 2450000.5)),
+    ],
+)  # fmt: skip
+def test_time_systems(tmp_path, header, expected):
+    target_pixels(tmp_path / "tpf.fits", drifting(), **header)
+    assert cubes.read_cube(tmp_path / "tpf.fits").times == expected
+
+
+def test_real_headers(data_folder):
+    found = {}
+    for path in (data_folder / "k2_tess").glob("*.fits*"):
+        read = cubes.read_cube(path)
+        found[path.name[:4]] = read.times.name, read.times.scale, read.unit
+        assert 0 < read.mask.sum() < 0.1 * len(read.mask)
+        assert (cubes.read_cube(path, "hardest").mask >= read.mask).all()
+    assert found == {
+        "kplr": ("BKJD", "tdb", "electron/s"),
+        "ktwo": ("BKJD", "tdb", "electron/s"),
+        "tess": ("BTJD", "tdb", "electron/s"),
+    }
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2"])
