@@ -163,8 +163,8 @@ def test_value_errors(minus, changes, text):
         ({"tile": 64.5}, "tile is a float; it must be a whole number"),
         (
             {"satuation": 3},
-            "no option 'satuation' for method 'transinet'; its options are backend, cosmic_rays, gain, "
-            "model, saturation, scale, symmetry, tile",
+            "no option 'satuation' for method 'transinet'; its options are backend, cosmic_rays, "
+            "gain, model, saturation, scale, symmetry, tile",
         ),
     ],
 )
