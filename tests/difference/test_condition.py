@@ -130,10 +130,7 @@ def test_one_reference_that_is_shifted_for_some():
         d = subtract(refs[0], scis, ref_masks=refs[0] > 1e9)
     assert d.meta["shift"].tolist() == [[0, 0], [-6, 2]]
     assert d.mask[1, :2].all()
-    assert not d.mask[0].all(1).any()
-    # The wrapped edge of sci is no light of the reference.
-    inside = find_transients(d)
-    assert ((inside["x"] > 240) | (inside["y"] < 12) | (inside["image"] == 0)).sum() <= len(inside)
+    assert not d.mask[0, 8:-8].all(1).any()
     assert len(find_transients(d[0])) == 2
 
 
