@@ -14,7 +14,7 @@ from .sharp import find_sharp, measure_sharpness
 from .shift import Common, Tops, find_common, find_tops
 from .sky import Bright, Sky, bright_pixels, measure_sky
 
-__all__ = ["Frame", "Sharp", "inspect_frame"]
+__all__ = ["InspectedFrame", "Sharp", "inspect_frame"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Sharp:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class InspectedFrame:
     """What one frame says about itself.
 
     Attributes
@@ -56,7 +56,7 @@ class Frame:
         """Of its sources; None without a good pixel."""
         return None if self.bright is None else find_tops(self.bright)
 
-    def in_common(self, sci: Frame) -> Common | None:
+    def in_common(self, sci: InspectedFrame) -> Common | None:
         """The shift to another frame, of which this is the reference."""
         if self.tops is None or sci.tops is None:
             return None
@@ -72,17 +72,17 @@ class Frame:
 
 def inspect_frame(
     data: NDArray[np.floating], bad: NDArray[np.bool_] | None, *, saturation: bool = True
-) -> Frame:
+) -> InspectedFrame:
     """Look for missing and, if asked, for saturated pixels of a frame (ny, nx)."""
     missing = find_missing(data, bad)
     if missing is not None:
         bad = missing.mask if bad is None else bad | missing.mask
     sky = measure_sky(data, bad)
     if sky is None or not sky.noise.any():
-        return Frame(data, bad, missing, None, sky, None)
+        return InspectedFrame(data, bad, missing, None, sky, None)
     bright = bright_pixels(data, bad, sky)
     full = find_saturation(data, bright) if saturation else None
     if full is not None:
         bad = full.mask if bad is None else bad | full.mask
         bright = bright_pixels(data, bad, sky)
-    return Frame(data, bad, missing, full, sky, bright)
+    return InspectedFrame(data, bad, missing, full, sky, bright)

@@ -25,6 +25,7 @@ _COARSE = 0.25  # of the neighbours are equal: noise is about a step of the numb
 _LEAST_PIXELS = 30  # of a value
 _ABSURD = 5.0  # steps between neighbours, in medians
 _MANY = 64  # values that are looked at one by one
+_EDGE = 3  # pixels that resampling may mix with missing ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,8 @@ def _judge(
     order = np.argsort(-count, kind="stable")
     rank = np.empty(len(order), np.int64)
     rank[order] = np.arange(len(order))
-    group = np.minimum(rank[which.ravel()], _MANY)  # the rarer values are one group
+    many = min(_MANY, int((count >= _LEAST_PIXELS).sum()))
+    group = np.minimum(rank[which.ravel()], many)  # the rarer values are one group
     owner = np.full(data.shape, -1, np.int32)
     owner[flat] = group
     step, smooth = _steps(data, rest)
@@ -127,11 +129,11 @@ def _judge(
             continue
         absurd |= far
         mask |= owner == k
-        found += [own] if k < _MANY else []
+        found += [own] if k < many else []
     if not mask.any():
         return None
     if absurd:
-        mask = _with_edges(data, mask, rest, middle)
+        mask = _with_edges(data, mask, rest, step)
     return Missing(mask, tuple(found))
 
 
@@ -182,17 +184,19 @@ def _is_plateau(
 
 
 def _with_edges(
-    data: NDArray[np.floating], mask: NDArray[np.bool_], rest: NDArray[np.bool_], middle: float
+    data: NDArray[np.floating], mask: NDArray[np.bool_], rest: NDArray[np.bool_], step: float
 ) -> NDArray[np.bool_]:
     """The mask with the pixels along its edge that resampling mixed with missing ones."""
-    for _ in range(3):
-        once = grow(mask)
-        twice = grow(once)
-        rings = [data[ring & rest] for ring in (once & ~mask, twice & ~once)]
-        if min(len(ring) for ring in rings) < 10:
-            break
-        first, second = (float(np.median(np.abs(ring - middle))) for ring in rings)
-        if first < 3 * second:
-            break
-        mask = once
+    wider = [mask]
+    for _ in range(_EDGE + 2):
+        wider.append(grow(wider[-1]))
+    beyond = data[wider[-1] & ~wider[-2] & rest]
+    if len(beyond) < 10:
+        return mask
+    level = np.median(beyond)
+    noise = max(1.4826 * float(np.median(np.abs(beyond - level))), step)
+    for k in range(_EDGE, 0, -1):
+        ring = data[wider[k] & ~wider[k - 1] & rest]
+        if len(ring) and abs(float(np.median(ring) - level)) > 0.5 * noise:
+            return wider[k]
     return mask

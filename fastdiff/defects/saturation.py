@@ -26,6 +26,7 @@ _LEAST_PIXELS = 10  # of a plateau
 _ABOVE = 0.25  # pixels above the plateau for each of its own, at most: hot ones, cosmic rays
 _TOPS = 20  # of stars that are looked at, the largest
 _LONE_PIXELS = 20  # of the plateau of a single star, where it is not exactly flat
+_UNEVEN = 1.09  # highest over lowest pixel of a plateau with noise, at most
 _FLAT = 5  # pixels that make a flat top: a star on a corner of four may show these alike
 
 
@@ -60,9 +61,10 @@ def find_saturation(data: NDArray[np.floating], bright: Bright) -> Saturation | 
     window = _plateau(value)
     if window is None:
         return None
-    top = some[(value >= window[0]) & (value < window[1])]
+    top = some[value >= window[0]]
     if not _is_saturated(data, bright, top):
         return None
+    top = top[bright.value[top] < window[1]]
     level = data.ravel()[bright.index[top]].astype(np.float64)
     middle = float(np.median(level))
     spread = 1.4826 * float(np.median(np.abs(level - middle)))
@@ -111,25 +113,25 @@ def _is_saturated(data: NDArray[np.floating], bright: Bright, top: NDArray[np.in
             break
         y, x = bright.y[top[own]], bright.x[top[own]]
         high = value[own].max()
-        ring, once = _rings(data, y, x)
-        if (once > high).any():
-            continue  # a step on the way up
-        exact += (value[own] == high).sum() >= max(_FLAT, size[k] / 2)
-        sky = data[y[0], x[0]] - bright.value[top[own]][0]
+        if (value[own] == high).sum() >= max(_FLAT, size[k] / 2):
+            exact += 1
+        above = bright.value[top[own]]
+        if above.max() > _UNEVEN * above.min():
+            continue  # rises to a peak
+        ring = _beyond(data, y, x) - (value[own][0] - above[0])
         # Half of the light is gone two pixels beyond the edge.
-        if len(ring) and np.median(ring) - sky < 0.5 * (high - sky):
+        if len(ring) and np.median(ring) < 0.5 * above.max():
             steep.append(size[k])
     return len(steep) > 1 or exact > 0 or sum(steep) >= _LONE_PIXELS
 
 
-def _rings(
+def _beyond(
     data: NDArray[np.floating], y: NDArray[np.int64], x: NDArray[np.int64]
-) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Values of the pixels two steps beyond some, and of those next to them."""
+) -> NDArray[np.floating]:
+    """Values of the pixels two steps beyond some."""
     y0, x0 = max(y.min() - 3, 0), max(x.min() - 3, 0)
     box = data[y0 : y.max() + 4, x0 : x.max() + 4]
     own = np.zeros(box.shape, bool)
     own[y - y0, x - x0] = True
-    once = grow(own)
-    far, near = box[grow(once) & ~once], box[once & ~own]
-    return far[np.isfinite(far)], near[np.isfinite(near)]
+    ring = box[grow(own, 2) & ~grow(own)]
+    return ring[np.isfinite(ring)]

@@ -32,9 +32,11 @@ _BRIGHT = 6.0  # sigma, least value of a sharp pixel
 _SURE = 3.0  # sigmas of the pixel, and of the mean
 _FAINT = 12.0  # sigma: pixels between this and 5 tell the noise of photons
 _SAMPLED = 0.5, 0.25  # rho of a PSF of 2 pixels FWHM, along axes and diagonals
+_BROADEST = 0.7, 0.4  # the most that is asked of a pixel: sources may all be galaxies
 _ENOUGH = 8  # sources that tell the PSF
 _SNR = 20.0  # of their tops
 _SHARPEST = 0.15  # quantile: galaxies and blends are broader than the PSF
+_ONE_SIDE = 3.0  # the neighbour that is left counts so often: it may be down the flank of a star
 _ROUNDS = 3  # in which a track grows
 
 
@@ -58,7 +60,8 @@ def measure_sharpness(tops: Tops, common: NDArray[np.int64]) -> Sharpness:
     if len(some) < _ENOUGH:
         return Sharpness(*_SAMPLED, known=False)
     axes, diagonals = (
-        float(np.quantile(ratio[some], _SHARPEST)) for ratio in (tops.axes, tops.diagonals)
+        min(most, float(np.quantile(ratio[some], _SHARPEST)))
+        for ratio, most in zip((tops.axes, tops.diagonals), _BROADEST, strict=True)
     )
     return Sharpness(axes, diagonals, known=True)
 
@@ -92,8 +95,8 @@ def _photons(bright: Bright) -> float:
     """Variance that a count above the sky adds, by the differences between neighbours.
 
     The mask (1, -2, 1; -2, 4, -2; 1, -2, 1) takes off what is smooth and leaves 36 times the
-    variance (Immerkaer 1996, CVIU 64, 300). What it leaves of stars makes the result too high, if anything,
-    and a low quantile less so.
+    variance (Immerkaer 1996, CVIU 64, 300). What it leaves of stars makes the result too high, if
+    anything, and a low quantile less so.
     """
     faint = bright.value < _FAINT * bright.noise
     value, around = bright.value[faint], bright.around[:, faint]
@@ -125,7 +128,8 @@ def _grown(
         for k in range(4):
             first, second = around[2 * k], around[2 * k + 1]
             no_first, no_second = out[2 * k], out[2 * k + 1]
-            mean = np.where(no_first, second, np.where(no_second, first, 0.5 * (first + second)))
+            mean = np.where(no_first, _ONE_SIDE * second, 0.5 * (first + second))
+            mean = np.where(no_second, _ONE_SIDE * first, mean)
             mean = np.where(no_first & no_second, 0, mean)
             sharp |= bright.value[place] * rho[k] > mean + bright.noise[place]
         last = bright.index[place[sharp]]

@@ -14,29 +14,32 @@ NEIGHBOURS = ((0, -1), (0, 1), (-1, 0), (1, 0), (-1, -1), (1, 1), (-1, 1), (1, -
 
 _SIDE = 64  # pixels of a cell of the mesh
 _STEP = 4  # between the pixels of it that are sorted
-_ENOUGH = 48  # good ones of them, of 256
+_ENOUGH = 48  # good ones of them, of about 256
 _BRIGHT = 5.0  # sigma
 
 
 @dataclasses.dataclass(frozen=True)
 class Sky:
-    """Level and noise of the cells of a mesh of 64 pixels.
+    """Level and noise of the cells of a mesh of about 64 pixels.
 
     Attributes
     ----------
     level, noise : ndarray of float64, (n_y, n_x)
         Clean of sources as far as a median and the quantile of 1 sigma below it are. Noise is
         that of a pixel; 0 all over where there is none.
+    side : tuple of int
+        Rows and columns of a cell.
     """
 
     level: NDArray[np.float64]
     noise: NDArray[np.float64]
+    side: tuple[int, int]
 
     def at(
         self, y: NDArray[np.int64], x: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Level and noise at pixels."""
-        cell = (y // _SIDE) * self.level.shape[1] + x // _SIDE
+        cell = (y // self.side[0]) * self.level.shape[1] + x // self.side[1]
         return self.level.ravel()[cell], self.noise.ravel()[cell]
 
 
@@ -48,11 +51,11 @@ def measure_sky(data: NDArray[np.floating], bad: NDArray[np.bool_] | None) -> Sk
     if bad is not None:
         good &= ~bad[half::_STEP, half::_STEP]
     np.copyto(some, np.inf, where=~good)
-    n_y, n_x = (-(-n // _SIDE) for n in data.shape)
-    n = _SIDE // _STEP
-    padded = np.full((n_y * n, n_x * n), np.inf, np.float32)
+    n_y, n_x = (max(1, round(n / _SIDE)) for n in data.shape)
+    h, w = (-(-n // (k * _STEP)) for n, k in zip(data.shape, (n_y, n_x), strict=True))  # samples
+    padded = np.full((n_y * h, n_x * w), np.inf, np.float32)
     padded[: some.shape[0], : some.shape[1]] = some
-    cells = padded.reshape(n_y, n, n_x, n).transpose(0, 2, 1, 3).reshape(n_y * n_x, n * n)
+    cells = padded.reshape(n_y, h, n_x, w).transpose(0, 2, 1, 3).reshape(n_y * n_x, h * w)
     cells.sort(axis=1)
     count = np.isfinite(cells).sum(1)
     if not count.any():
@@ -66,7 +69,8 @@ def measure_sky(data: NDArray[np.floating], bad: NDArray[np.bool_] | None) -> Sk
     level[~known] = np.median(level[known])
     varied = known & (noise > 0)
     noise[~varied] = np.median(noise[varied]) if varied.any() else 0.0
-    return Sky(level.reshape(n_y, n_x), noise.reshape(n_y, n_x))
+    side = h * _STEP, w * _STEP
+    return Sky(level.reshape(n_y, n_x), noise.reshape(n_y, n_x), side)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,11 +101,12 @@ class Bright:
 def bright_pixels(data: NDArray[np.floating], bad: NDArray[np.bool_] | None, sky: Sky) -> Bright:
     """Good pixels of more than 5 sigma above the sky."""
     ny, nx = data.shape
-    limits = np.repeat(sky.level + _BRIGHT * sky.noise, _SIDE, axis=1)[:, :nx].astype(data.dtype)
+    h, w = sky.side
+    limits = np.repeat(sky.level + _BRIGHT * sky.noise, w, axis=1)[:, :nx].astype(data.dtype)
     parts = []
     for cell, limit in enumerate(limits):
-        first = max(cell * _SIDE, 1)
-        rows = data[first : min((cell + 1) * _SIDE, ny - 1)]
+        first = max(cell * h, 1)
+        rows = data[first : min((cell + 1) * h, ny - 1)]
         parts.append(np.flatnonzero(rows > limit) + first * nx)
     index = np.concatenate(parts)
     flat = data.ravel()

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from fastdiff.core import arrays
 from fastdiff.core.threads import ordered_map
-from fastdiff.defects.inspect import Frame, Sharp, inspect_frame
+from fastdiff.defects.inspect import InspectedFrame, Sharp, inspect_frame
 from fastdiff.matching.frames import Frames
 
 from .inputs import BatchInputs
-from .units import Units, scaled, units_of
+from .units import UnitScales, scaled, units_of
 
 __all__ = ["Condition", "condition"]
 
@@ -47,7 +47,7 @@ class Condition:
 
     Attributes
     ----------
-    units : Units
+    units : UnitScales
     shifts : ndarray of int64, (n, 2)
         (dx, dy): pixels by which the reference was rolled.
     missing, cosmic_rays : ndarray of int64, (n, 2)
@@ -58,7 +58,7 @@ class Condition:
         For each pair.
     """
 
-    units: Units
+    units: UnitScales
     shifts: NDArray[np.int64]
     missing: NDArray[np.int64]
     cosmic_rays: NDArray[np.int64]
@@ -102,7 +102,8 @@ def condition(
     Cost: some 40 CPU ms for a pair of 1024 x 1024 pixels. Images on a GPU are looked at one
     after the other in the memory of the CPU.
     """
-    batch = _without_empty_variances(batch)
+    came = _without_empty_variances(batch)
+    batch = _on_host(came)
     n, shared = batch.shape[0], len(batch.refs.data) == 1
     look = functools.partial(_inspected, batch, saturation=saturation)
     ref = look(0, 0) if shared and n else None
@@ -129,21 +130,57 @@ def condition(
         which = functools.reduce(np.union1d, tops)
         seen[0].append(_seen(ref, which if cosmic_rays else None))
     found = _summary(seen, shifts)
-    return _put_right(batch, seen, found), found
+    made = _put_right(batch, seen, found)
+    return made if batch is came else _back(made, batch, came), found
 
 
-def _inspected(batch: BatchInputs, which: int, i: int, *, saturation: bool) -> Frame:
+def _on_host(batch: BatchInputs) -> BatchInputs:
+    """Images and masks in the memory of the CPU; the batch itself where they are."""
+    if arrays.namespace(batch.scis.data) is np:
+        return batch
+    refs, scis = (
+        dataclasses.replace(door, data=arrays.on_host(door.data))
+        for door in (batch.refs, batch.scis)
+    )
+    bad = tuple(None if mask is None else arrays.on_host(mask) for mask in batch.bad)
+    return dataclasses.replace(batch, refs=refs, scis=scis, bad=bad)
+
+
+def _back(made: BatchInputs, host: BatchInputs, came: BatchInputs) -> BatchInputs:
+    """What was put right in the memory of the CPU, as arrays of the GPU from which it came."""
+    xp = arrays.namespace(came.scis.data)
+    refs, scis = (
+        old if new is seen else dataclasses.replace(old, data=xp.asarray(new.data))
+        for new, seen, old in (
+            (made.refs, host.refs, came.refs), (made.scis, host.scis, came.scis),
+        )
+    )  # fmt: skip
+    bad, saturated = (
+        tuple(
+            old if new is seen else xp.asarray(new) for new, seen, old in zip(*masks, strict=True)
+        )
+        for masks in (
+            (made.bad, host.bad, came.bad),
+            (made.saturated, host.saturated, came.saturated),
+        )
+    )
+    copies = made.refs.data, made.scis.data, *made.bad
+    return dataclasses.replace(
+        made, refs=refs, scis=scis, bad=bad, saturated=saturated, copies=copies
+    )
+
+
+def _inspected(batch: BatchInputs, which: int, i: int, *, saturation: bool) -> InspectedFrame:
     """A frame of the references (0) or of the science images (1)."""
     images, bad = (batch.refs, batch.scis)[which].data, batch.bad[which]
     mask = None
     if bad is not None:
         # One reference with a mask for each science image: what is bad in all of them.
         mask = bad.all(0) if len(bad) > len(images) else bad[min(i, len(bad) - 1)]
-        mask = arrays.on_host(mask)
-    return inspect_frame(arrays.on_host(images[i]), mask, saturation=saturation)
+    return inspect_frame(images[i], mask, saturation=saturation)
 
 
-def _seen(frame: Frame, common: NDArray[np.int64] | None) -> _Seen:
+def _seen(frame: InspectedFrame, common: NDArray[np.int64] | None) -> _Seen:
     """What is kept of a frame; without `common` no cosmic ray is looked for."""
     none = np.empty(0, np.int64)
     sharp = Sharp(none, True) if common is None else frame.sharp(common)
@@ -277,7 +314,7 @@ def _joined(
         return old
     none = np.zeros(shape, bool)
     new = np.stack([none if mask is None else mask for mask in masks])
-    return new if old is None else old | arrays.namespace(old).asarray(new)
+    return new if old is None else arrays.on_host(old) | new
 
 
 def _rolled(planes: NDArray[Any], shifts: NDArray[np.int64]) -> NDArray[Any]:
@@ -295,10 +332,9 @@ def _rolled_masks(
     bad: NDArray[np.bool_] | None, shifts: NDArray[np.int64], data: NDArray[Any]
 ) -> NDArray[np.bool_]:
     """The same for masks; what came in from beyond the edge is bad."""
-    xp = arrays.namespace(data)
-    out = xp.zeros(data.shape, bool) if bad is None else _rolled(xp.asarray(bad), shifts)
+    out = np.zeros(data.shape, bool) if bad is None else _rolled(bad, shifts)
     if len(out) < len(data):
-        out = xp.repeat(out, len(data), axis=0)
+        out = np.repeat(out, len(data), axis=0)
     many = shifts if len(out) > 1 else shifts[:1]
     for mask, (dx, dy) in zip(out, many, strict=True):
         mask[slice(0, dy) if dy > 0 else slice(len(mask) + dy, None)] = True

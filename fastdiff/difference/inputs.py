@@ -39,6 +39,8 @@ class BatchInputs:
         Masked, saturated or without variance.
     variances : pair of ndarray, (n, ny, nx) or (1, ny, nx), or None
     saturated : pair of ndarray of bool, or None
+    copies : tuple, optional
+        Images and bad pixels in the memory of the CPU, as `Frames.copies`.
     """
 
     shape: tuple[int, int, int]
@@ -47,13 +49,14 @@ class BatchInputs:
     bad: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
     variances: tuple[NDArray[Any] | None, NDArray[Any] | None]
     saturated: tuple[NDArray[np.bool_] | None, NDArray[np.bool_] | None]
+    copies: tuple[NDArray[Any] | None, ...] | None = None
 
     def frames(self, targets: Targets, threads: int) -> Frames:
         """What a method works on."""
         image, noise = targets.work[:2]
         return Frames(
             self.refs.data, self.scis.data, *self.bad, *self.variances, image, noise, threads,
-            silent,
+            silent, copies=self.copies,
         )  # fmt: skip
 
     def saturated_positions(self) -> NDArray[np.int64]:

@@ -18,7 +18,7 @@ from fastdiff.matching.kernel import MatchingKernel
 
 from .result import MAPS
 
-__all__ = ["Units", "units_of"]
+__all__ = ["UnitScales", "units_of"]
 
 _LEAST, _MOST = 2.0**-10, 2.0**20  # of the noise of a pixel, between which nothing is scaled
 _APART = 2.0**10  # of the noise of ref and sci, beyond which each has a scale of its own
@@ -27,7 +27,7 @@ _COUNTS = ("sky", "sky_noise")  # of the science image, in `Difference.meta`
 
 
 @dataclasses.dataclass(frozen=True)
-class Units:
+class UnitScales:
     """Powers of two, by which the images of a batch are multiplied for the work on them."""
 
     ref: int = 0
@@ -41,7 +41,7 @@ class Units:
     def applied(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options of a method as they are in the scaled units."""
         scaled = dict(options)
-        if self == Units():
+        if self == UnitScales():
             return scaled
         ref, sci = self.factors
         if scaled.get("scale") is not None:
@@ -53,7 +53,7 @@ class Units:
 
     def undo(self, frames: Frames, meta: dict[str, Any]) -> None:
         """Scale the results back, in place."""
-        if self == Units():
+        if self == UnitScales():
             return
         ref, sci = self.factors
         names = [name for name in MAPS if name != "significance"]
@@ -80,16 +80,16 @@ class Units:
         )  # fmt: skip
 
 
-def units_of(noise_ref: float, noise_sci: float) -> Units:
+def units_of(noise_ref: float, noise_sci: float) -> UnitScales:
     """Scales for images of a noise; ordinary ones are left alone."""
     known = [noise for noise in (noise_ref, noise_sci) if 0 < noise < np.inf]
     if all(_LEAST <= noise <= _MOST for noise in known):
-        return Units()
+        return UnitScales()
     ref, sci = (noise if 0 < noise < np.inf else known[0] for noise in (noise_ref, noise_sci))
     exponents = [int(np.clip(-np.round(np.log2(n)), -_EXPONENT, _EXPONENT)) for n in (ref, sci)]
     if 1 / _APART <= ref / sci <= _APART:
         exponents[0] = exponents[1]
-    return Units(*exponents)
+    return UnitScales(*exponents)
 
 
 def scaled(plane: NDArray[Any], exponent: int, power: int = 1) -> NDArray[Any]:

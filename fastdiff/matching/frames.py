@@ -35,6 +35,9 @@ class Frames:
         Image index -> what was unusual.
     extras : dict
         Further attributes of the `Difference`: arrays (n, ny, nx) or lists of n objects.
+    copies : tuple, optional
+        `refs`, `scis`, `bad_refs` and `bad_scis` in the memory of the CPU, where they are on a
+        GPU and were copied already.
     """
 
     refs: NDArray[Any]
@@ -49,6 +52,7 @@ class Frames:
     progress: Callable[[int, int], Any]
     notes: dict[int, list[str]] = dataclasses.field(default_factory=dict)
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
+    copies: tuple[NDArray[Any] | None, ...] | None = None
 
     def note(self, image: int, text: str) -> None:
         """Remember what is unusual about one image."""
@@ -59,8 +63,9 @@ class Frames:
         if arrays.namespace(self.scis) is np:
             return self
         names = "refs", "scis", "bad_refs", "bad_scis"
-        planes = {name: getattr(self, name) for name in names}
-        there: dict[str, Any] = {
-            name: None if plane is None else arrays.on_host(plane) for name, plane in planes.items()
-        }
+        copies = self.copies
+        if copies is None:
+            planes = [getattr(self, name) for name in names]
+            copies = tuple(None if v is None else arrays.on_host(v) for v in planes)
+        there: dict[str, Any] = dict(zip(names, copies, strict=True))
         return dataclasses.replace(self, **there)
