@@ -147,12 +147,14 @@ class MatchedPair:
     def hidden_light(self, unknown: float) -> NDArray[np.float32]:
         """By how much the convolved image may be wrong where a bad pixel was filled in; else 0.
 
-        A lone pixel, or a dead column, is filled in well by its neighbours; a patch is `unknown`.
+        A lone pixel, or a dead column, is filled in well by its neighbours. A patch is `unknown`, and
+        by as much as its edge shines: a saturated star is brighter still.
         """
         bad = self.image.bad
         error = np.float32(_FILL_ERROR) * np.abs(self.image.data) + np.float32(self.image.sigma)
         near = arrays.scipy_of(bad, "ndimage").uniform_filter(bad.astype(np.float32), 5)
-        error = np.where(near > np.float32(_PATCH), np.maximum(error, np.float32(unknown)), error)
+        in_patch = np.maximum(np.abs(self.image.data), np.float32(unknown))
+        error = np.where(near > np.float32(_PATCH), in_patch, error)
         return np.where(bad, error, np.float32(0))
 
     def summed_bands(

@@ -17,7 +17,7 @@ from .spectrum import SIDE, SourceFilter, noise_spectrum, source_filter
 
 __all__ = ["find_filter", "point_sources", "systematic_error"]
 
-_LEAST_AREA = 0.5  # of the filtered PSF on good pixels
+_LEAST_AREA = 0.75  # of the filtered PSF on good pixels
 _SAMPLES = 200_000  # pixels that tell what is left of the sources
 _BRIGHT = 6.0  # times the error of a flux, of light that is no noise
 _REACHES = (1.0, 4.0)  # half widths of the PSF, to which a star leaves something: core and wings
@@ -50,8 +50,8 @@ def point_sources(
     photons : float
         Variance per count of a new source, whose photons no variance knows of.
     flux, flux_variance : array of float32, (ny, nx)
-        To be filled, at bad pixels too: a dead column does not hide a source. NaN where less than
-        half of what the filter sees of a source is on good pixels.
+        To be filled, at bad pixels too: a dead column does not hide a source. NaN where more
+        than a quarter of what the filter sees of a source is on bad pixels.
     threads : int
     """
     taps, psf, core = filter_.taps, filter_.psf, filter_.core
