@@ -147,8 +147,8 @@ class MatchedPair:
     def hidden_light(self, unknown: float) -> NDArray[np.float32]:
         """By how much the convolved image may be wrong where a bad pixel was filled in; else 0.
 
-        A lone pixel, or a dead column, is filled in well by its neighbours. A patch is `unknown`, and
-        by as much as its edge shines: a saturated star is brighter still.
+        A lone pixel, or a dead column, is filled in well by its neighbours. A patch is `unknown`,
+        and by as much as its edge shines: a saturated star is brighter still.
         """
         bad = self.image.bad
         error = np.float32(_FILL_ERROR) * np.abs(self.image.data) + np.float32(self.image.sigma)
@@ -274,7 +274,7 @@ class MatchedPair:
     def light_of_both(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Light of the sources that both images have, in counts of the science image.
 
-        What is new is not in it. Bad pixels are filled in: the wings of a saturated star are light.
+        What is new is not in it. Bad pixels are filled in: wings of saturated stars are light.
         """
         light = self.target.data
         if self.kernel.convolved == "ref":

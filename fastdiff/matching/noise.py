@@ -183,11 +183,16 @@ def fit_bins(
     bins: list[NDArray[np.int64]], spread2: NDArray[Any], base: NDArray[Any], *terms: Any
 ) -> NDArray[np.float64]:
     """Factors, 0 or more, of terms that make what is seen above what is known."""
-    error = np.maximum(spread2, base)
-    known = error > 0  # images without noise have none
-    if not known.any():
-        return np.zeros(len(terms))
-    weight = np.sqrt([len(part) for part in bins])[known] / error[known]
-    design = np.stack(terms, axis=1)[known] * weight[:, None]
-    norm = np.maximum(np.linalg.norm(design, axis=0), 1e-300)
-    return nonnegative(design / norm, weight * (spread2 - base)[known]) / norm
+    # A variance that is seen has an error of its own size. The model tells that size better than
+    # what is seen: bins where little is seen by chance would rule.
+    error, found = np.maximum(spread2, base), np.zeros(len(terms))
+    for _ in range(4):
+        known = error > 0  # images without noise have none
+        if not known.any():
+            break
+        weight = np.sqrt([len(part) for part in bins])[known] / error[known]
+        design = np.stack(terms, axis=1)[known] * weight[:, None]
+        norm = np.maximum(np.linalg.norm(design, axis=0), 1e-300)
+        found = nonnegative(design / norm, weight * (spread2 - base)[known]) / norm
+        error = base + np.stack(terms, axis=1) @ found
+    return found

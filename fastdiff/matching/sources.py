@@ -17,7 +17,8 @@ from .spectrum import SIDE, SourceFilter, noise_spectrum, source_filter
 
 __all__ = ["find_filter", "point_sources", "systematic_error"]
 
-_LEAST_AREA = 0.75  # of the filtered PSF on good pixels
+_PATCH = 0.3  # of 5 x 5 pixels that are bad about one in a patch
+_LEAST_AREA = np.float32(0.75), np.float32(0.4)  # of the PSF on good pixels: in a patch, elsewhere
 _SAMPLES = 200_000  # pixels that tell what is left of the sources
 _BRIGHT = 6.0  # times the error of a flux, of light that is no noise
 _REACHES = (1.0, 4.0)  # half widths of the PSF, to which a star leaves something: core and wings
@@ -50,8 +51,8 @@ def point_sources(
     photons : float
         Variance per count of a new source, whose photons no variance knows of.
     flux, flux_variance : array of float32, (ny, nx)
-        To be filled, at bad pixels too: a dead column does not hide a source. NaN where more
-        than a quarter of what the filter sees of a source is on bad pixels.
+        To be filled, at bad pixels too: a dead column does not hide a source. NaN where less
+        than 0.4 of what the filter sees of a source is on good pixels, in a patch 0.75.
     threads : int
     """
     taps, psf, core = filter_.taps, filter_.psf, filter_.core
@@ -66,6 +67,10 @@ def point_sources(
     # The taps beyond the profile see sky, whose variance is that around the source.
     excess = np.float32(filter_.excess * (taps**2).sum() / (core**2).sum())
     own = np.float32(photons * filter_.own)
+    some_bad = not bool(good.all())
+    if some_bad:
+        near = arrays.scipy_of(bad, "ndimage").uniform_filter((~good).astype(np.float32), 5)
+        in_patch = near > np.float32(_PATCH)
     grid = BlockGrid(image.shape)
     for band, origins in grid.bands():
 
@@ -80,7 +85,8 @@ def point_sources(
         lost = convolved(bad, profile, blocks.PLAIN, origins[touched])
         # What of the filtered PSF is on good pixels.
         area = whole - grid.joined(lost, band, touched)
-        area = np.where(area > _LEAST_AREA * whole, area, np.float32(np.nan))
+        least = np.where(in_patch[band], *_LEAST_AREA) if some_bad else min(_LEAST_AREA)
+        area = np.where(area > whole * least, area, np.float32(np.nan))
         flux[band] = signal[band] / area
         brightened = np.where(flux[band] > 0, flux[band], 0)
         flux_variance[band] = (excess * error + own * brightened) / area**2
