@@ -37,7 +37,7 @@ def test_frames_without_anything():
 
 
 def test_real_frames_of_one_detector(data_folder):
-    """Two exposures: a row and a column repeat one value, 65535 is full, hot pixels stay in place."""
+    """Two exposures: a row and a column repeat one value, 65535 is full, hot pixels stay."""
     folder = data_folder / "pairs" / "eso085"
     images = [fits.getdata(folder / f"{k}.fits").astype(np.float32) for k in ("ref", "sci")]
     ref, sci = (inspect_frame(image, None) for image in images)
