@@ -27,6 +27,7 @@ _ABOVE = 0.25  # pixels above the plateau for each of its own, at most: hot ones
 _TOPS = 20  # of stars that are looked at, the largest
 _LONE_PIXELS = 20  # of the plateau of a single star, where it is not exactly flat
 _UNEVEN = 1.09  # highest over lowest pixel of a plateau with noise, at most
+_GROWTH = 2  # pixels
 _FLAT = 5  # pixels that make a flat top: a star on a corner of four may show these alike
 
 
@@ -39,7 +40,8 @@ class Saturation:
     level : float
         The plateau, in counts of the frame.
     mask : ndarray of bool, (ny, nx)
-        Pixels on it or above, and those that touch them.
+        Pixels on it or above, and those up to two pixels from them, which charge that spilled
+        over may have reached.
     """
 
     level: float
@@ -75,7 +77,7 @@ def find_saturation(data: NDArray[np.floating], bright: Bright) -> Saturation | 
     # At the edge of a frame there is no list of bright pixels.
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         mask[edge] |= data[edge] >= least
-    return Saturation(middle, grow(mask))
+    return Saturation(middle, grow(mask, _GROWTH))
 
 
 def _plateau(value: NDArray[np.float64]) -> tuple[float, float] | None:

@@ -48,7 +48,8 @@ def subtract_batch(
         One reference, (ny, nx) or (1, ny, nx), may serve many science images. NaN and
         infinity mark bad pixels. Integers (uint16 counts too) and any byte order are taken.
         CuPy arrays are taken too, and the work on pixels stays on the GPU. The search for stars
-        ("psf-match", "zogy") sees one copy in the memory of the CPU; the network ("transinet")
+        and for what is wrong with the frames (Notes) sees one copy in the memory of the CPU;
+        the network ("transinet")
         runs on the back end of its model, to which tiles are copied where that is the CPU.
     method : {"transinet", "psf-match", "zogy"}
         "transinet": a network that paints what changed, without noise [1]_.

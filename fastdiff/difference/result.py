@@ -40,10 +40,12 @@ class Difference:
         True at bad pixels: not finite, masked, saturated or without variance in either image.
     meta : dict
         "method", "version", "seconds" (wall time by stage), "notes" (image index -> what was
-        unusual), "saturated" ((m, 3) indices of saturated pixels); for TransiNet also "model",
-        "backend", "threads", "pixel_threshold", and one value an image of "scale" (flux in
-        science over flux in reference; "scale_boxes" says on how many patches it rests, 0 is
-        not measured, -1 is given), "sky" and "sky_noise" (medians, counts).
+        unusual), what was found in the frames ("missing", "saturation", "cosmic_rays", "shift",
+        "units": see `fastdiff.subtract_batch`), "saturated" ((m, 3) indices of
+        saturated pixels); for TransiNet also "model", "backend", "threads", "pixel_threshold",
+        and one value an image of "scale" (flux in science over flux in reference; "scale_boxes"
+        says on how many patches it rests, 0 is not measured, -1 is given), "sky" and "sky_noise"
+        (medians, counts).
     significance : array of the same shape, float32, or None
         S/N of a point source at each pixel (psf-match, zogy: S_corr).
     flux, flux_err : array of the same shape, float32, or None
