@@ -8,6 +8,7 @@ import functools
 import numpy as np
 from numpy.typing import NDArray
 
+from .lines import find_lines
 from .missing import Missing, find_missing
 from .saturation import Saturation, find_saturation
 from .sharp import find_sharp, measure_sharpness
@@ -36,8 +37,10 @@ class InspectedFrame:
     ----------
     data : ndarray, (ny, nx)
     bad : ndarray of bool, (ny, nx), or None
-        What was bad, what is missing and what is saturated.
+        What was bad, what is missing, bad lines and what is saturated.
     missing : Missing or None
+    lines : ndarray of bool, (ny, nx), or None
+        Bad columns and rows.
     saturation : Saturation or None
     sky : Sky or None
         None without a good pixel.
@@ -47,6 +50,7 @@ class InspectedFrame:
     data: NDArray[np.floating]
     bad: NDArray[np.bool_] | None
     missing: Missing | None
+    lines: NDArray[np.bool_] | None
     saturation: Saturation | None
     sky: Sky | None
     bright: Bright | None
@@ -73,16 +77,19 @@ class InspectedFrame:
 def inspect_frame(
     data: NDArray[np.floating], bad: NDArray[np.bool_] | None, *, saturation: bool = True
 ) -> InspectedFrame:
-    """Look for missing and, if asked, for saturated pixels of a frame (ny, nx)."""
+    """Look for missing pixels, bad lines and, if asked, saturation of a frame (ny, nx)."""
     missing = find_missing(data, bad)
     if missing is not None:
         bad = missing.mask if bad is None else bad | missing.mask
     sky = measure_sky(data, bad)
     if sky is None or not sky.noise.any():
-        return InspectedFrame(data, bad, missing, None, sky, None)
+        return InspectedFrame(data, bad, missing, None, None, sky, None)
+    lines = find_lines(data, bad, float(np.median(sky.noise)))
+    if lines is not None:
+        bad = lines if bad is None else bad | lines
     bright = bright_pixels(data, bad, sky)
     full = find_saturation(data, bright) if saturation else None
     if full is not None:
         bad = full.mask if bad is None else bad | full.mask
         bright = bright_pixels(data, bad, sky)
-    return InspectedFrame(data, bad, missing, full, sky, bright)
+    return InspectedFrame(data, bad, missing, lines, full, sky, bright)

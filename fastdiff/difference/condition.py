@@ -32,13 +32,14 @@ _NAMES = "ref", "sci"
 class _Seen(NamedTuple):
     """What is kept of a frame once it was looked at."""
 
-    bad: NDArray[np.bool_] | None  # missing and saturated
+    bad: NDArray[np.bool_] | None  # missing, saturated, in bad lines
     saturated: NDArray[np.bool_] | None
     noise: float  # of a pixel, to tell the units
     missing: tuple[int, tuple[float, ...]]  # how many pixels, the values that they hold
     level: float  # of saturation
     cosmic: NDArray[np.int64]
     sampled: bool
+    in_lines: int  # pixels of bad columns and rows
 
 
 @dataclasses.dataclass
@@ -185,6 +186,7 @@ def _seen(frame: InspectedFrame, common: NDArray[np.int64] | None) -> _Seen:
     none = np.empty(0, np.int64)
     sharp = Sharp(none, True) if common is None else frame.sharp(common)
     masks = [part.mask for part in (frame.missing, frame.saturation) if part is not None]
+    masks += [] if frame.lines is None else [frame.lines]
     return _Seen(
         functools.reduce(np.logical_or, masks) if masks else None,
         None if frame.saturation is None else frame.saturation.mask,
@@ -192,7 +194,7 @@ def _seen(frame: InspectedFrame, common: NDArray[np.int64] | None) -> _Seen:
         (0, ()) if frame.missing is None
         else (int(frame.missing.mask.sum()), frame.missing.values),
         float("nan") if frame.saturation is None else frame.saturation.level,
-        sharp.places, sharp.sampled,
+        sharp.places, sharp.sampled, 0 if frame.lines is None else int(frame.lines.sum()),
     )  # fmt: skip
 
 
@@ -220,6 +222,11 @@ def _notes(pair: list[_Seen], shift: NDArray[np.int64]) -> list[str]:
             notes.append(
                 f"{name}: {seen.missing[0]} pixels that repeat {values} are masked as missing: "
                 f"mask what is missing by NaN or `{name}_masks`"
+            )
+        if seen.in_lines:
+            notes.append(
+                f"{name}: {seen.in_lines} pixels of columns or rows that differ from those beside "
+                f"them are masked: mask bad ones in `{name}_masks`"
             )
         if np.isfinite(seen.level):
             notes.append(
