@@ -86,9 +86,12 @@ def find_transients(
     which is the error of an optimally weighted flux; with equal noise it is
     :math:`\sigma \sqrt{A}` with the effective area :math:`A = (\sum p)^2 / \sum p^2`.
 
-    A difference with a map of significance ("psf-match", "zogy") is searched in that map: a
-    region is what lies above `threshold` in it, ``snr`` is its highest value, and flux and error
-    are those of a point source there.
+    A difference with maps of point sources (what `fastdiff.subtract_batch` gives by default) has
+    its candidates measured on them, for all methods alike: a source is where the map of fluxes is
+    highest, between pixels; ``flux`` and ``flux_err`` are those of a point source there, and
+    ``snr`` is that of the map of significance. Where the difference has noise ("psf-match",
+    "zogy") candidates are the regions above `threshold` in that map; where a network painted it
+    ("transinet") they are those of its regions that the maps confirm with `threshold`.
 
     Parameters
     ----------
@@ -104,8 +107,8 @@ def find_transients(
     pixel_threshold : float, optional
         In units of the noise per pixel. By default that of the model
         (``difference.meta["pixel_threshold"]``), else 0.5, which suits a noise-free difference
-        such as TransiNet's. A difference with noise in it needs 2 to 4. Not used, nor are
-        `min_pixels` and `noise_free`, where a map of significance is searched.
+        such as TransiNet's. A difference with noise in it needs 2 to 4. Neither it nor
+        `min_pixels` is used where a map of significance is searched.
     noise : array_like, optional
         1 sigma per pixel in counts: a number or an array that broadcasts against the images.
         By default that of `difference`.
@@ -119,7 +122,8 @@ def find_transients(
     -------
     astropy.table.Table
         Columns image, x, y, flux, flux_err, snr, flags, n_pixels, peak, fwhm, ellipticity,
-        theta, sorted by image and then by falling ``|snr|``; their descriptions say more.
+        theta, sorted by image and then by falling ``|snr|``; their descriptions say more. With
+        maps also x_err, y_err and flux_err_systematic, and flux_network of a network.
         The flags are `EDGE`, `MASKED`, `SATURATED` and `BLENDED` of this module.
 
     Raises

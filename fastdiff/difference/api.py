@@ -94,6 +94,11 @@ def subtract_batch(
             an option of psf-match, whose kernel has it.
         tile : int
             Side of the tiles, in pixels; for the network a multiple of its stride.
+        measure : bool
+            "transinet": also match the PSFs as "psf-match" does, for the maps by which
+            `find_transients` measures what the network found. True by default; half of the time.
+        ref_psfs, sci_psfs : array_like
+            PSFs where they are known, (k, k) or (n, k, k), of sum 1 and odd side k.
 
         Those of the classical methods are described by
         `fastdiff.difference.psfmatch.method.subtract` (`basis`, `kernel_order`,

@@ -47,9 +47,13 @@ class Difference:
         says on how many patches it rests, 0 is not measured, -1 is given), "sky" and "sky_noise"
         (medians, counts).
     significance : array of the same shape, float32, or None
-        S/N of a point source at each pixel (psf-match, zogy: S_corr).
+        S/N of a point source at each pixel: flux / flux_err (zogy: S_corr, which also knows the
+        error of the registration).
     flux, flux_err : array of the same shape, float32, or None
-        Flux of a point source at each pixel and its error, in counts (psf-match, zogy).
+        Flux of a point source at each pixel of the PSF-matched difference and its error, in
+        counts: docs/errors.md. At bad pixels too where most of a source would be on good ones.
+    systematic : array of the same shape, float32, or None
+        The part of `flux_err` that what is left of other sources makes; 0 away from them.
     kernel, psf : object or list of n objects, or None
         The matching kernel (psf-match: callable at (x, y)) and the PSF of the difference
         (an odd, square array of sum 1), of each image.
