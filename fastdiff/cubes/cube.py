@@ -119,7 +119,7 @@ def _fill(
 
 def _choose(options: CpmOptions, penalty: float | str) -> tuple[float | str, list[CubeTile]]:
     """Choose running means and penalty where they are to be chosen; tiles that were made for it."""
-    options.width = 1 if options.smooth == "auto" else options.smooth
+    options.width = 1 if options.smooth == "auto" else int(options.smooth)
     of_image = penalty in CHOICES and options.ridge_per == "image"
     if not of_image and options.smooth != "auto":
         return penalty, []
@@ -128,7 +128,7 @@ def _choose(options: CpmOptions, penalty: float | str) -> tuple[float | str, lis
         options.width = choose_width(options, tiles)
         if options.width > 1:
             tiles = sample_of(options)
-    return choose_penalty(tiles, penalty) if of_image else penalty, tiles
+    return choose_penalty(tiles, str(penalty)) if of_image else penalty, tiles
 
 
 def _scatter(

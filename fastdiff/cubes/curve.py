@@ -244,7 +244,7 @@ class _ApertureFit:
         """The prediction by the width and the penalty that predict best what is held out."""
         least = np.inf
         folds, blocks = _blocks(self.options)
-        level = _level(self.wanted[None], roots, self.options.free)[0]
+        level: NDArray[np.float64] = _level(self.wanted[None], roots, self.options.free)[0]
         prediction, wanted = np.zeros_like(level), self.wanted - level
         seen = self._seen(wanted[None], roots)[0]
         for width in self.widths if len(self.x) else ():
@@ -265,7 +265,7 @@ class _ApertureFit:
 
     def averaged(self, width: int, roots: NDArray[np.float64]) -> NDArray[np.float64]:
         """Running means of the predictors, without what needs no penalty."""
-        x = running_mean(self.x, roots > 0, width)
+        x: NDArray[np.float64] = running_mean(self.x, roots > 0, width)
         return x - _level(x, roots, self.options.free)
 
     def fill(

@@ -55,7 +55,7 @@ class CpmOptions:
             )
         self.ridge = _check_ridge(ridge)
         self.smooth = _check_smooth(smooth)
-        self.width = 1 if self.smooth == "auto" else self.smooth
+        self.width = 1 if self.smooth == "auto" else int(self.smooth)
         self.holdout, self.blocks = _check_holdout(holdout, n, self.roots)
         self.excluded = np.zeros((ny, nx), bool)
         if exclude is not None:

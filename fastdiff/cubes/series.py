@@ -142,7 +142,8 @@ def _predicted(
     gram = some @ some.T
     gram += (1e-6 * np.trace(gram) / max(len(gram), 1) + 1e-300) * np.eye(len(gram))
     level = y[seen].mean()
-    return level + np.linalg.solve(gram, some @ (y[seen] - level)) @ x
+    predicted: NDArray[np.float64] = level + np.linalg.solve(gram, some @ (y[seen] - level)) @ x
+    return predicted
 
 
 def _median_of_three(values: Any) -> Any:

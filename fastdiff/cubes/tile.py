@@ -260,7 +260,8 @@ class CubeTile:
         longest = float((blocks[:, 1] - blocks[:, 0]).max())
         hats = k**2 * n + len(blocks) * (longest**2 * k + longest**3 / 3)
         a_fit = k**3 / 3 + n * k + (0 if self.gram.size else k**2 * n)
-        return (len(blocks) + 1) * a_fit < hats
+        less: bool = (len(blocks) + 1) * a_fit < hats
+        return less
 
     def run_once(
         self, chosen: NDArray[np.int64], penalty: NDArray[np.float64], blocks: NDArray[np.int64], *,

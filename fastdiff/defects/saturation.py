@@ -136,4 +136,5 @@ def _beyond(
     own = np.zeros(box.shape, bool)
     own[y - y0, x - x0] = True
     ring = box[grow(own, 2) & ~grow(own)]
-    return ring[np.isfinite(ring)]
+    finite: NDArray[np.floating] = ring[np.isfinite(ring)]
+    return finite

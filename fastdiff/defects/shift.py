@@ -131,4 +131,6 @@ def _neighbours(
     from scipy.spatial import cKDTree
 
     tree = cKDTree(np.column_stack([x, y]))
-    return tree.query_ball_point(np.column_stack([at_x, at_y]), _CLOSE, return_length=True)
+    around = np.column_stack([at_x, at_y])
+    number: NDArray[np.int64] = tree.query_ball_point(around, _CLOSE, return_length=True)
+    return number

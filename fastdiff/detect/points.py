@@ -117,7 +117,8 @@ class PointMaps:
         left, middle, right = self.line("flux", pixels, dy, dx)
         bend = 2.0 * middle - left - right
         offset = np.divide(right - left, 2.0 * bend, out=np.zeros(len(pixels)), where=bend != 0)
-        return np.clip(np.nan_to_num(offset), -0.5, 0.5)
+        within: NDArray[np.float64] = np.clip(np.nan_to_num(offset), -0.5, 0.5)
+        return within
 
     def between(
         self, name: str, pixels: NDArray[np.int64], dx: NDArray[Any], dy: NDArray[Any]

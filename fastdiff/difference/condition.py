@@ -20,7 +20,7 @@ from fastdiff.core.threads import ordered_map
 from fastdiff.defects.inspect import InspectedFrame, Sharp, inspect_frame
 from fastdiff.matching.frames import Frames
 
-from .inputs import BatchInputs
+from .inputs import BatchInputs, pair_of
 from .units import UnitScales, scaled, units_of
 
 __all__ = ["Condition", "condition"]
@@ -114,11 +114,9 @@ def condition(
         sci, own = look(1, i), ref or look(0, i)
         common = own.in_common(sci)
         both = (np.empty(0, np.int64),) * 2 if common is None else (common.ref, common.sci)
-        seen = [
-            None if shared and frame is own else _seen(frame, which if cosmic_rays else None)
-            for frame, which in ((own, both[0]), (sci, both[1]))
-        ]
-        return seen[0], seen[1], common.whole if common else (0, 0), both[0]
+        of_ref = None if shared else _seen(own, both[0] if cosmic_rays else None)
+        of_sci = _seen(sci, both[1] if cosmic_rays else None)
+        return of_ref, of_sci, common.whole if common else (0, 0), both[0]
 
     seen: tuple[list[_Seen], list[_Seen]] = [], []
     shifts = np.zeros((n, 2), np.int64)
@@ -143,7 +141,7 @@ def _on_host(batch: BatchInputs) -> BatchInputs:
         dataclasses.replace(door, data=arrays.on_host(door.data))
         for door in (batch.refs, batch.scis)
     )
-    bad = tuple(None if mask is None else arrays.on_host(mask) for mask in batch.bad)
+    bad = pair_of(None if mask is None else arrays.on_host(mask) for mask in batch.bad)
     return dataclasses.replace(batch, refs=refs, scis=scis, bad=bad)
 
 
@@ -157,7 +155,7 @@ def _back(made: BatchInputs, host: BatchInputs, came: BatchInputs) -> BatchInput
         )
     )  # fmt: skip
     bad, saturated = (
-        tuple(
+        pair_of(
             old if new is seen else xp.asarray(new) for new, seen, old in zip(*masks, strict=True)
         )
         for masks in (
@@ -174,10 +172,10 @@ def _back(made: BatchInputs, host: BatchInputs, came: BatchInputs) -> BatchInput
 def _inspected(batch: BatchInputs, which: int, i: int, *, saturation: bool) -> InspectedFrame:
     """A frame of the references (0) or of the science images (1)."""
     images, bad = (batch.refs, batch.scis)[which].data, batch.bad[which]
-    mask = None
+    mask: NDArray[np.bool_] | None = None
     if bad is not None:
         # One reference with a mask for each science image: what is bad in all of them.
-        mask = bad.all(0) if len(bad) > len(images) else bad[min(i, len(bad) - 1)]
+        mask = np.all(bad, axis=0) if len(bad) > len(images) else bad[min(i, len(bad) - 1)]
     return inspect_frame(images[i], mask, saturation=saturation)
 
 
@@ -264,7 +262,7 @@ def _without_empty_variances(batch: BatchInputs) -> BatchInputs:
         if (empty & xp.isfinite(planes)).any():
             variances[k] = xp.where(empty, xp.asarray(np.nan, planes.dtype), planes)
             bad[k] = empty if bad[k] is None else bad[k] | empty
-    return dataclasses.replace(batch, bad=tuple(bad), variances=tuple(variances))
+    return dataclasses.replace(batch, bad=pair_of(bad), variances=pair_of(variances))
 
 
 def _put_right(
@@ -287,15 +285,16 @@ def _put_right(
         bad[0] = _rolled_masks(bad[0], shifts, data[0])
     for k, exponent in enumerate((found.units.ref, found.units.sci)):
         data[k] = scaled(data[k], exponent)
-        if variances[k] is not None:
-            variances[k] = scaled(variances[k], exponent, 2)
+        variance = variances[k]
+        if variance is not None:
+            variances[k] = scaled(variance, exponent, 2)
     refs, scis = (
         door if door.data is new else dataclasses.replace(door, data=new)
         for door, new in zip(images, data, strict=True)
     )
     return dataclasses.replace(
-        batch, refs=refs, scis=scis, bad=tuple(bad), variances=tuple(variances),
-        saturated=tuple(saturated),
+        batch, refs=refs, scis=scis, bad=pair_of(bad), variances=pair_of(variances),
+        saturated=pair_of(saturated),
     )  # fmt: skip
 
 
@@ -329,7 +328,7 @@ def _rolled(planes: NDArray[Any], shifts: NDArray[np.int64]) -> NDArray[Any]:
     if len(planes) == 1 and (shifts == shifts[0]).all():
         shifts = shifts[:1]
     xp = arrays.namespace(planes)
-    out = xp.empty((len(shifts), *planes.shape[1:]), planes.dtype)
+    out: NDArray[Any] = xp.empty((len(shifts), *planes.shape[1:]), planes.dtype)
     for i, (dx, dy) in enumerate(shifts):
         out[i] = xp.roll(planes[min(i, len(planes) - 1)], (int(dy), int(dx)), (0, 1))
     return out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from fastdiff.matching.frames import Frames
 
 from .targets import Targets
 
-__all__ = ["MIN_SIZE", "BatchInputs", "open_batch"]
+__all__ = ["MIN_SIZE", "BatchInputs", "open_batch", "pair_of"]
 
 MIN_SIZE = 32
 """Smallest side of an image, in pixels."""
@@ -97,10 +98,11 @@ def open_batch(
         _any(mask, door.mask, saturated, None if variance is None else ~xp.isfinite(variance))
         for mask, door, saturated, variance in zip(given, doors, full, planes, strict=True)
     ]
-    return BatchInputs(shape, *doors, _pair(bad), _pair(planes), _pair(full))
+    return BatchInputs(shape, *doors, pair_of(bad), pair_of(planes), pair_of(full))
 
 
-def _pair(planes: list[_Plane]) -> tuple[_Plane, _Plane]:
+def pair_of(planes: Iterable[_Plane]) -> tuple[_Plane, _Plane]:
+    """What there is of the references and of the science images, as a pair."""
     of_ref, of_sci = planes
     return of_ref, of_sci
 

@@ -48,7 +48,8 @@ class UnitScales:
             scaled["scale"] = np.asarray(scaled["scale"], np.float64) * (sci / ref)
         gain = scaled.get("gain")
         if gain is not None:
-            scaled["gain"] = gain / sci if np.isscalar(gain) else np.asarray(gain) / [ref, sci]
+            one = np.isscalar(gain)
+            scaled["gain"] = gain / sci if one else np.asarray(gain) / [ref, sci]
         return scaled
 
     def undo(self, frames: Frames, meta: dict[str, Any]) -> None:

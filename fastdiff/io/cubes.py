@@ -121,10 +121,11 @@ def read_cube(path: str | os.PathLike[str], quality_bitmask: int | str = "defaul
                 bits = _bits(quality_bitmask, str(header.get("TELESCOP", "")).strip())
                 if "QUALITY" in names:
                     bad |= (np.asarray(hdu.data["QUALITY"]).astype(np.int64) & bits) != 0
-                error = np.array(hdu.data["FLUX_ERR"], np.float32) if "FLUX_ERR" in names else None
+                given = "FLUX_ERR" in names
+                flux_err = np.array(hdu.data["FLUX_ERR"], np.float32) if given else None
                 unit = str(hdu.columns["FLUX"].unit or "").strip()
                 times = _times(header) if "TIME" in names else NUMBERS
-                return Cube(cube, time, bad, error, header, _UNITS.get(unit, unit), times)
+                return Cube(cube, time, bad, flux_err, header, _UNITS.get(unit, unit), times)
             if len(image_shape(hdu)) == 3:
                 cube = _mapped(hdu)
                 if cube is None:

@@ -269,7 +269,8 @@ class MatchedPair:
         kernel = self.kernel(*self.middle)
         transform = np.abs(np.fft.rfft2(kernel, (max(side, len(kernel)),) * 2)) ** 2
         power = self.target.sigma**2 + self.image.sigma**2 * transform[:side, : side // 2 + 1]
-        return power + 1e-12 * power.max() + 1e-30
+        positive: NDArray[np.float64] = power + 1e-12 * power.max() + 1e-30
+        return positive
 
     def light_of_both(self, image: NDArray[np.float32]) -> NDArray[np.float32]:
         """Light of the sources that both images have, in counts of the science image.

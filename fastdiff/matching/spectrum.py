@@ -99,7 +99,7 @@ def noise_spectrum(pulls: NDArray[Any], expected: NDArray[np.float64]) -> NDArra
     error = 1 / np.sqrt(max(n_tiles / 2.0, 1.0))  # tiles overlap by a half
     above = ratio - 1
     kept = np.maximum(1 - (2 * error / np.maximum(np.abs(above), 1e-9)) ** 2, 0)
-    spectrum = expected * (1 + kept * above)
+    spectrum: NDArray[np.float64] = expected * (1 + kept * above)
     return spectrum / _mean_power(spectrum)
 
 
@@ -155,7 +155,7 @@ def _without_sources(pulls: NDArray[Any]) -> NDArray[np.float32]:
     values = np.where(np.isfinite(pulls), pulls, 0).astype(np.float32)
     mean = uniform_filter(values, 3, mode="constant")
     spread = 3 * np.float32(np.median(np.abs(mean[::4, ::4])) / 0.6745) + np.float32(1e-9)
-    source = np.abs(mean) * 3 > _SOURCE * max(spread, 1e-9)
+    source = np.abs(mean) * 3 > _SOURCE * spread
     if source.any():
         source = maximum_filter(source, 7)
     return np.where(source | ~np.isfinite(pulls), np.float32(np.nan), values)

@@ -54,6 +54,8 @@ class ZogyPair:
     psfs: TilePSFs
     source: NDArray[np.float32] | None
     """(2, ny, nx): light of the sources, for the fit of their noise."""
+    light: NDArray[np.float32] | None
+    """(ny, nx): light of the sources that both images have, as the difference shows it."""
     photons: NDArray[np.float64]
 
     def __init__(
@@ -276,7 +278,7 @@ class _TileWork:
         part_n = space.forward(self.signal_n) * self.filters.sci
         part_r = space.forward(self.signal_r) * self.filters.ref
         maps.image[inside] = space.back(part_n - part_r)
-        if light is not None:
+        if pair.light is not None:
             both = xp.minimum(space.back(part_n.copy()), space.back(part_r.copy()))
             pair.light[inside] = both
         part_n *= self.match
