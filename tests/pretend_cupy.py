@@ -308,7 +308,7 @@ def install(monkeypatch):
     for name in _TRANSFORMS:
         setattr(scipy_fft, name, _on_device(_transform(getattr(scipy.fft, name))))
     scipy_fft.next_fast_len = scipy.fft.next_fast_len
-    for name in ("label", "maximum_filter"):
+    for name in ("label", "maximum_filter", "uniform_filter"):
         setattr(scipy_ndimage, name, _on_device(getattr(scipy.ndimage, name)))
     cupy.cuda = types.SimpleNamespace(
         get_current_stream=lambda: types.SimpleNamespace(ptr=0),

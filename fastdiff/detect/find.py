@@ -17,13 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from fastdiff.core import arrays
 
 from .group import ImageGroup
-from .measure import BLENDED, EDGE, FLAGS, MASKED, SATURATED
+from .measure import BLENDED, EDGE, FLAGS, MASKED, SATURATED, UNMEASURED
 from .points import PointMaps
 
 if TYPE_CHECKING:
     from astropy.table import Table
 
-__all__ = ["BLENDED", "EDGE", "FLAGS", "MASKED", "SATURATED", "Searchable", "find_transients"]
+__all__ = [
+    "BLENDED", "EDGE", "FLAGS", "MASKED", "SATURATED", "UNMEASURED", "Searchable",
+    "find_transients",
+]  # fmt: skip
 
 # In sigmas of the science image; used where the model's metadata give no threshold.
 _PIXEL_THRESHOLD = 0.5
@@ -124,7 +127,7 @@ def find_transients(
         Columns image, x, y, flux, flux_err, snr, flags, n_pixels, peak, fwhm, ellipticity,
         theta, sorted by image and then by falling ``|snr|``; their descriptions say more. With
         maps also x_err, y_err and flux_err_systematic, and flux_network of a network.
-        The flags are `EDGE`, `MASKED`, `SATURATED` and `BLENDED` of this module.
+        The flags are `EDGE`, `MASKED`, `SATURATED`, `BLENDED` and `UNMEASURED` of this module.
 
     Raises
     ------
@@ -227,15 +230,26 @@ def _searched(
 def _measured(
     part: dict[str, NDArray[Any]], points: PointMaps, factor: int
 ) -> dict[str, NDArray[Any]]:
-    """Candidates that a network found, measured as point sources; one for each of these."""
-    top = points.near(part, factor)
+    """Candidates that a network found, measured as point sources; one for each of these.
+
+    Where the maps know nothing, as near the edge, what the network painted stays the measurement.
+    """
     part = {name: values for name, values in part.items() if name != "top"}
     part["flux_network"] = part["flux"]
-    brightest = np.argsort(-np.abs(part["flux"]), kind="stable")
+    top = points.near(part, factor)
+    known = np.flatnonzero(top >= 0)
+    brightest = known[np.argsort(-np.abs(part["flux"][known]), kind="stable")]
     _, first = np.unique(top[brightest], return_index=True)
     kept = np.sort(brightest[first])
-    kept = kept[top[kept] >= 0]
-    return {name: values[kept] for name, values in part.items()} | points.measure(top[kept], factor)
+    measured = points.measure(top[kept], factor)
+    unknown = np.flatnonzero(top < 0)
+    order = np.concatenate([kept, unknown])
+    part = {name: values[order] for name, values in part.items()}
+    part["flags"][len(kept) :] |= UNMEASURED
+    for name, values in measured.items():
+        others = part.get(name, np.full(len(order), np.nan))[len(kept) :]
+        part[name] = np.concatenate([values, others])
+    return part
 
 
 def _groups(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from fastdiff.core.stats import FWHM_PER_SIGMA
 
 __all__ = [
-    "BLENDED", "EDGE", "FLAGS", "MASKED", "SATURATED", "RegionPixels", "highest", "measure_regions",
+    "BLENDED", "EDGE", "FLAGS", "MASKED", "SATURATED", "UNMEASURED", "RegionPixels", "highest",
+    "measure_regions",
 ]  # fmt: skip
 
 EDGE = 1
@@ -21,7 +22,13 @@ SATURATED = 4
 """Flag: saturated pixels lie in or beside the region."""
 BLENDED = 8
 """Flag: the source was separated from another one in the same connected region."""
-FLAGS = {"EDGE": EDGE, "MASKED": MASKED, "SATURATED": SATURATED, "BLENDED": BLENDED}
+UNMEASURED = 16
+"""Flag: flux, error and place are those of what the network painted, because the PSF-matched
+difference is not good there, as near the edge; S/N is too high then."""
+FLAGS = {
+    "EDGE": EDGE, "MASKED": MASKED, "SATURATED": SATURATED, "BLENDED": BLENDED,
+    "UNMEASURED": UNMEASURED,
+}  # fmt: skip
 
 
 class RegionPixels(NamedTuple):

@@ -51,18 +51,22 @@ class PointMaps:
     def near(self, part: dict[str, NDArray[Any]], factor: int) -> NDArray[np.int64]:
         """Pixel where the significance, times `factor`, is highest near the middle of each region.
 
-        That is the top of its point source; -1 where no pixel near it is good.
+        That is the top of its point source; -1 where the maps know nothing of the middle.
         """
         shape = self.group.shape
         y0, x0 = (np.rint(part[name]).astype(np.int64) for name in ("y", "x"))
         best, value = np.full(len(y0), -1), np.full(len(y0), -np.inf)
+        unknown = np.zeros(len(y0), bool)
         for dy in range(-_REACH, _REACH + 1):
             for dx in range(-_REACH, _REACH + 1):
                 y, x = np.clip(y0 + dy, 0, shape[1] - 1), np.clip(x0 + dx, 0, shape[2] - 1)
                 pixel = (part["image"].astype(np.int64) * shape[1] + y) * shape[2] + x
                 here = factor * self.maps["significance"][pixel].astype(np.float64)
+                if (dy, dx) == (0, 0):
+                    unknown = np.isnan(here)
                 higher = here > value  # False for NaN
                 best[higher], value[higher] = pixel[higher], here[higher]
+        best[unknown] = -1
         return best
 
     def climb(self, top: NDArray[np.int64], factor: int) -> NDArray[np.int64]:

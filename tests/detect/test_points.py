@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastdiff import Difference, find_transients
+from fastdiff.detect.find import EDGE, UNMEASURED
 from fastdiff.stars.psf import moffat
 
 FLUX_ERR = 10.0
@@ -51,6 +52,20 @@ def test_what_a_network_found_is_measured_on_the_maps():
     np.testing.assert_allclose(found["flux"], [500, 300], rtol=0.01)
     np.testing.assert_allclose(found["flux_network"], [650, 390], rtol=0.05)
     np.testing.assert_allclose(found["snr"], [50, 30], rtol=0.02)
+
+
+def test_what_the_maps_do_not_know_is_kept_as_the_network_painted_it():
+    places = [(40, 30, 500), (85, 60, 300)]
+    painted = sum(gaussian((80, 90), x, y, 1.3 * f) for x, y, f in places)
+    made = with_maps(places, network=painted)
+    for name in ("significance", "flux", "flux_err", "systematic"):
+        getattr(made, name)[:, 80:] = np.nan
+    found = find_transients(made)
+    found.sort("x")
+    assert found["flags"].tolist() == [0, UNMEASURED | EDGE]
+    np.testing.assert_allclose(found["flux"], [500, 390], rtol=0.05)
+    np.testing.assert_allclose(found["x"], [40, 85], atol=0.3)
+    assert np.isnan(found["x_err"][1])
 
 
 def test_a_place_is_that_of_the_highest_flux():
