@@ -125,8 +125,9 @@ def cuda_kernels(house: House) -> Iterator[str]:
     for file in house.files:
         for f in file.functions:
             if f.marked(plan.CUDA_MARKS):
-                callers = ", ".join(house.callers(file, f.name)) or "NO CALLER OUTSIDE TESTS"
-                rows.append(f"{f.key} <- {callers}")
+                name = f.name.partition(".")[0]  # of loops that a class declares: its name
+                callers = ", ".join(house.callers(file, name)) or "NO CALLER OUTSIDE TESTS"
+                rows.append(f"{file.path}::{name} <- {callers}")
     idle = sum("NO CALLER" in row for row in rows)
     yield from listed(f"CUDA kernels, {idle} without a caller", rows)
 
