@@ -57,7 +57,7 @@ class MatchedImage:
         """PSF that came or that the stars show, sum 1, of odd size; None without a star."""
         if self.psf is not None or not len(self.stars.x):
             return self.psf
-        size = 2 * int(np.ceil(2 * fwhm_of(self.stars))) + 1
+        size = 2 * int(np.ceil(3 * fwhm_of(self.stars))) + 1
         return measure_psf(*self.host, self.stars, size=size, sky=0.0)
 
 

@@ -59,13 +59,15 @@ def point_sources(
     good = np.isfinite(image) & np.isfinite(variance)
     signal = _correlated(np.where(good, image, 0), taps, threads)
     r = len(psf) // 2
-    noise = blocks.with_border(np.where(good, variance, 0), r)
+    noise = blocks.with_border(np.where(good, variance, 0), r - r // 3)
     bad = blocks.with_border(~good, r, 1.0)
     profile = blocks.padded_kernels((core * psf)[None, ::-1, ::-1])
-    square = blocks.padded_kernels(core[None, ::-1, ::-1])
+    # What the filter sees of the noise far from its middle counts as if it were that of the middle.
+    cut = r // 3
+    inner = core[cut : len(core) - cut, cut : len(core) - cut]
+    square = blocks.padded_kernels(inner[None, ::-1, ::-1])
     whole = np.float32((core * psf).sum())
-    # The taps beyond the profile see sky, whose variance is that around the source.
-    excess = np.float32(filter_.excess * (taps**2).sum() / (core**2).sum())
+    excess = np.float32(filter_.excess * (taps**2).sum() / (inner**2).sum())
     own = np.float32(photons * filter_.own)
     some_bad = not bool(good.all())
     if some_bad:

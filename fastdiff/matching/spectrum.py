@@ -21,7 +21,7 @@ __all__ = ["SIDE", "SourceFilter", "noise_spectrum", "source_filter"]
 SIDE = 128
 """Pixels of a tile whose periodogram is taken, if the PSF is not larger."""
 
-_MOST_TILES = 400  # more would hardly lower the noise of the spectrum
+_MOST_TILES = 100  # more would hardly lower the noise of the spectrum
 _SOURCE = 4.0  # sigma of 3 x 3 pixels that belong to a source
 _LEAST_GOOD = 0.5  # of the pixels of a tile
 

@@ -142,7 +142,7 @@ KINDS = {
 }  # fmt: skip
 SEEING = {
     "sharper-sci": {"fwhm_ref": 3.8, "fwhm_sci": 2.8},
-    "same": {"fwhm_ref": 3.2, "fwhm_sci": 3.2},
+    "same-seeing": {"fwhm_ref": 3.2, "fwhm_sci": 3.2},
 }
 
 
