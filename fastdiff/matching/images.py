@@ -12,7 +12,7 @@ from fastdiff.core import arrays
 from fastdiff.kernels.image import convolve as blocks
 from fastdiff.stars.find import Stars, find_stars, fwhm_of
 from fastdiff.stars.moments import adaptive_moments
-from fastdiff.stars.psf import measure_psf
+from fastdiff.stars.psf import measure_psf, moffat
 
 from .frames import Frames
 
@@ -54,11 +54,18 @@ class MatchedImage:
     """Data and bad pixels in the memory of the CPU; what bad pixels have there means nothing."""
 
     def own_psf(self) -> NDArray[np.float64] | None:
-        """PSF that came or that the stars show, sum 1, of odd size; None without a star."""
+        """PSF that came or that the stars show, sum 1, of odd size; None without a star.
+
+        Where the stars are too few or too crowded to tell more, it is a profile of their width.
+        """
         if self.psf is not None or not len(self.stars.x):
             return self.psf
-        size = 2 * int(np.ceil(3 * fwhm_of(self.stars))) + 1
-        return measure_psf(*self.host, self.stars, size=size, sky=0.0)
+        fwhm = fwhm_of(self.stars)
+        size = 2 * int(np.ceil(3 * fwhm)) + 1
+        try:
+            return measure_psf(*self.host, self.stars, size=size, sky=0.0)
+        except ValueError:
+            return moffat(fwhm, size)
 
 
 def load_image(

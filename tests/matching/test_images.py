@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from fastdiff import subtract_batch
 from fastdiff.core.progress import silent
+from fastdiff.matching import images
 from fastdiff.matching.frames import Frames
 from fastdiff.matching.images import NoFit, load_image, middles, windows
+from tests.difference.psfmatch.pairs import Pair
 
 
 def frames_of(ref, sci, bad=None, variance=None):
@@ -52,3 +55,17 @@ def test_windows_and_their_middles():
     np.testing.assert_array_equal(parts[1], plane[2:5, 5:9])
     x, y = middles(origins, (3, 4))
     assert (x.tolist(), y.tolist()) == ([1.5, 6.5], [1, 3])
+
+
+def test_a_psf_that_the_stars_cannot_tell_has_their_width(monkeypatch):
+    """Stars that are all bad pixels leave their width, and no error."""
+    pair = Pair(side=96, n_stars=20, n_new=0)
+
+    def nothing(*_arguments, **_options):
+        raise ValueError("the stars of `image` add up to nothing: give the PSF")
+
+    monkeypatch.setattr(images, "measure_psf", nothing)
+    for convolve in ("ref", "sci"):
+        d = subtract_batch(pair.ref, pair.sci, method="psf-match", convolve=convolve)
+        assert np.isfinite(d.significance).mean() > 0.5
+        assert d.psf.sum() == pytest.approx(1)

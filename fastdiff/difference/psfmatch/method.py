@@ -255,11 +255,7 @@ def _find_point_sources(
     work: _Work, pair: MatchedPair, options: PsfMatchOptions, made: _Made
 ) -> None:
     """Fill the maps of a pair: flux of a point source, its error, and their ratio."""
-    try:
-        made.psf, assumed = pair.psf(options.decorrelate)
-    except ValueError as reason:
-        work.note(f"no significance: {reason}")
-        return
+    made.psf, assumed = pair.psf(options.decorrelate)
     if assumed:
         work.note(
             f"no star shows the PSF: one of {ASSUMED_FWHM} pixels FWHM is assumed, before "
