@@ -61,7 +61,7 @@ class MatchedImage:
         if self.psf is not None or not len(self.stars.x):
             return self.psf
         fwhm = fwhm_of(self.stars)
-        size = 2 * int(np.ceil(3 * fwhm)) + 1
+        size = 2 * int(np.ceil(2.5 * fwhm)) + 1
         try:
             return measure_psf(*self.host, self.stars, size=size, sky=0.0)
         except ValueError:

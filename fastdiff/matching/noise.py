@@ -21,7 +21,7 @@ __all__ = [
 ]  # fmt: skip
 
 STAMPS_PER_TERM = 4  # that each term of a polynomial needs
-MEDIAN, TAIL = (0.5, 0.6745), (0.9, 1.6449)
+MEDIAN, TAIL = (0.5, 0.6745), (0.8, 1.2816)
 """Quantiles of the modulus of a Gaussian variable, and how many sigmas they are."""
 _LEAST_OF_BIN = 50  # pixels
 _SAMPLES = 200_000  # pixels that tell the noise of a frame

@@ -75,7 +75,7 @@ def test_what_is_left_of_stars(rng, photons):
     part = np.median(error[bright] / (light[bright] / PSF.max()))
     assert 0.03 < part < 0.12
     total = np.sqrt(error2 + error**2)
-    assert 0.6 < np.nanquantile(np.abs(flux / total)[bright], 0.68) < 1.7
+    assert 0.6 < np.nanquantile(np.abs(flux / total)[bright], 0.68) < 2
     dark = light == 0
     assert np.median(error[dark]) < 0.01 * np.sqrt(np.nanmedian(error2))
     if not photons:
