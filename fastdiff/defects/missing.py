@@ -15,6 +15,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.core.stats import mad_sigma
+
 from .sky import grow
 
 __all__ = ["Missing", "find_missing"]
@@ -194,7 +196,7 @@ def _with_edges(
     if len(beyond) < 10:
         return mask
     level = np.median(beyond)
-    noise = max(1.4826 * float(np.median(np.abs(beyond - level))), step)
+    noise = max(float(mad_sigma(beyond, level)), step)
     for k in range(_EDGE, 0, -1):
         ring = data[wider[k] & ~wider[k - 1] & rest]
         if len(ring) and abs(float(np.median(ring) - level)) > 0.5 * noise:

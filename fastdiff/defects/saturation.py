@@ -14,6 +14,8 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from fastdiff.core.stats import mad_sigma
+
 from .sky import Bright, grow
 
 __all__ = ["Saturation", "find_saturation"]
@@ -69,7 +71,7 @@ def find_saturation(data: NDArray[np.floating], bright: Bright) -> Saturation | 
     top = top[bright.value[top] < window[1]]
     level = data.ravel()[bright.index[top]].astype(np.float64)
     middle = float(np.median(level))
-    spread = 1.4826 * float(np.median(np.abs(level - middle)))
+    spread = float(mad_sigma(level, middle))
     least = middle - min(5 * spread, 0.08 * float(np.median(bright.value[top])))
     mask = np.zeros(data.shape, bool)
     full = bright.index[some]

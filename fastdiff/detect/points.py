@@ -83,10 +83,8 @@ class PointMaps:
                 here = np.full(len(top), -np.inf)
                 here[inside] = factor * flux[near]
                 higher = here > value
-                best[higher], value[higher] = (
-                    (top + dy * self.group.shape[2] + dx)[higher],
-                    (here[higher]),
-                )
+                best[higher] = top[higher] + dy * self.group.shape[2] + dx
+                value[higher] = here[higher]
             top = best
         return top
 

@@ -22,13 +22,12 @@ from .basis import polynomial
 from .grid import BAND, BlockGrid, hats
 from .images import MatchedImage, NoFit, middles
 from .kernel import MatchingKernel
-from .noise import fit_background, fit_noise, take_off_stripes
+from .noise import fit_background, fit_noise, in_patch, take_off_stripes
 
 __all__ = ["MatchedPair", "seen_through"]
 
 _DOUBT = 0.5  # sigma by which a pixel may be wrong because of bad ones before it is bad itself
 _FILL_ERROR = 0.3  # of the light that is filled in at a bad pixel
-_PATCH = 0.3  # of 5 x 5 pixels that are bad about one in a patch
 _INFLUENCE = 0.02  # share of a kernel on what is unknown above which a pixel is bad
 _FFT_SIZE = 35  # pixels, side of a kernel from which transforms are faster than sums
 
@@ -152,9 +151,8 @@ class MatchedPair:
         """
         bad = self.image.bad
         error = np.float32(_FILL_ERROR) * np.abs(self.image.data) + np.float32(self.image.sigma)
-        near = arrays.scipy_of(bad, "ndimage").uniform_filter(bad.astype(np.float32), 5)
-        in_patch = np.maximum(np.abs(self.image.data), np.float32(unknown))
-        error = np.where(near > np.float32(_PATCH), in_patch, error)
+        of_patch = np.maximum(np.abs(self.image.data), np.float32(unknown))
+        error = np.where(in_patch(bad), of_patch, error)
         return np.where(bad, error, np.float32(0))
 
     def summed_bands(

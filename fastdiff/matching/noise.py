@@ -17,7 +17,7 @@ from .grid import BlockGrid, hats
 
 __all__ = [
     "MEDIAN", "STAMPS_PER_TERM", "TAIL", "calibrate", "fit_background", "fit_bins", "fit_noise",
-    "light_bins", "take_off_stripes", "variance_of_bins",
+    "in_patch", "light_bins", "sampled", "some_pixels", "take_off_stripes", "variance_of_bins",
 ]  # fmt: skip
 
 STAMPS_PER_TERM = 4  # that each term of a polynomial needs
@@ -25,6 +25,7 @@ MEDIAN, TAIL = (0.5, 0.6745), (0.8, 1.2816)
 """Quantiles of the modulus of a Gaussian variable, and how many sigmas they are."""
 _LEAST_OF_BIN = 50  # pixels
 _SAMPLES = 200_000  # pixels that tell the noise of a frame
+_PATCH = 0.3  # of 5 x 5 pixels that are bad about one in a patch
 _LEAST_LINES = 32  # that tell whether there are stripes
 _LEAST_STRIPES = 0.85  # part of the variance of rows that noise of pixels does not make
 
@@ -89,15 +90,11 @@ def _stripes_of(image: NDArray[np.float32], axis: int) -> tuple[NDArray[np.float
     usable = 2 * n_good > lines.shape[1]
     if usable.sum() < _LEAST_LINES:
         return np.zeros(len(lines)), 0.0
-    spread = SIGMA_PER_MAD * np.median(np.abs(filled[:: _step_of(lines)]))
+    spread = SIGMA_PER_MAD * np.median(np.abs(filled[:: max(1, len(lines) // 64)]))
     expected = np.pi / 2 * spread**2 / np.median(n_good[usable])
     levels = np.where(usable, levels - np.median(levels[usable]), 0.0)
     variance = float(np.mean(np.minimum(levels[usable] ** 2, (10 * spread) ** 2)))
     return levels, max(0.0, 1 - expected / variance) if variance > 0 else 0.0
-
-
-def _step_of(lines: NDArray[Any]) -> int:
-    return max(1, len(lines) // 64)
 
 
 def calibrate(
@@ -136,17 +133,32 @@ def calibrate(
         variance[band] *= along_y[band] @ along_x
 
 
-def fit_noise(image: Any, variance: Any, light: Any) -> tuple[float, float]:
-    """Factor of a variance, and variance per count of light, that a difference shows."""
+def in_patch(bad: Any) -> Any:
+    """Where pixels lie in a patch of bad ones, or at its edge; a dead column is none."""
+    share = arrays.scipy_of(bad, "ndimage").uniform_filter(bad.astype(np.float32), 5)
+    return share > np.float32(_PATCH)
+
+
+def some_pixels(image: Any) -> Any:
+    """Flat indices of good pixels, about `_SAMPLES` of them spread over all columns."""
     xp = arrays.namespace(image)
     index = xp.flatnonzero(xp.isfinite(image))
     step = max(1, len(index) // _SAMPLES)
     while np.gcd(step, image.shape[1]) > 1:
         step += 1
-    sample, base, level = (
-        arrays.on_host(plane.ravel()[index[::step]]).astype(np.float64)
-        for plane in (image, variance, light)
-    )
+    return index[::step]
+
+
+def sampled(plane: Any, index: Any) -> NDArray[np.float64]:
+    """Some pixels of a plane, in the memory of the CPU."""
+    values: NDArray[np.float64] = arrays.on_host(plane.ravel()[index]).astype(np.float64)
+    return values
+
+
+def fit_noise(image: Any, variance: Any, light: Any) -> tuple[float, float]:
+    """Factor of a variance, and variance per count of light, that a difference shows."""
+    index = some_pixels(image)
+    sample, base, level = (sampled(plane, index) for plane in (image, variance, light))
     dark = level <= 0
     bins = ([np.flatnonzero(dark)] if dark.sum() >= _LEAST_OF_BIN else []) + light_bins(level)
     if not bins:

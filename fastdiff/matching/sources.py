@@ -12,14 +12,21 @@ from fastdiff.kernels.image import convolve as blocks
 
 from .apply import MatchedPair
 from .grid import BlockGrid
-from .noise import MEDIAN, TAIL, fit_bins, light_bins, variance_of_bins
+from .noise import (
+    MEDIAN,
+    TAIL,
+    fit_bins,
+    in_patch,
+    light_bins,
+    sampled,
+    some_pixels,
+    variance_of_bins,
+)
 from .spectrum import SIDE, SourceFilter, noise_spectrum, source_filter
 
 __all__ = ["find_filter", "point_sources", "systematic_error"]
 
-_PATCH = 0.3  # of 5 x 5 pixels that are bad about one in a patch
 _LEAST_AREA = np.float32(0.75), np.float32(0.4)  # of the PSF on good pixels: in a patch, elsewhere
-_SAMPLES = 200_000  # pixels that tell what is left of the sources
 _BRIGHT = 6.0  # times the error of a flux, of light that is no noise
 _REACHES = (1.0, 4.0)  # half widths of the PSF, to which a star leaves something: core and wings
 
@@ -71,8 +78,7 @@ def point_sources(
     own = np.float32(photons * filter_.own)
     some_bad = not bool(good.all())
     if some_bad:
-        near = arrays.scipy_of(bad, "ndimage").uniform_filter((~good).astype(np.float32), 5)
-        in_patch = near > np.float32(_PATCH)
+        patches = in_patch(~good)
     grid = BlockGrid(image.shape)
     for band, origins in grid.bands():
 
@@ -87,7 +93,7 @@ def point_sources(
         lost = convolved(bad, profile, blocks.PLAIN, origins[touched])
         # What of the filtered PSF is on good pixels.
         area = whole - grid.joined(lost, band, touched)
-        least = np.where(in_patch[band], *_LEAST_AREA) if some_bad else min(_LEAST_AREA)
+        least = np.where(patches[band], *_LEAST_AREA) if some_bad else min(_LEAST_AREA)
         area = np.where(area > whole * least, area, np.float32(np.nan))
         flux[band] = signal[band] / area
         brightened = np.where(flux[band] > 0, flux[band], 0)
@@ -141,41 +147,27 @@ def systematic_error(
     seen /= np.float32((filter_.core * filter_.psf).sum())
     least = np.float32(_BRIGHT) * xp.sqrt(flux_variance)  # less is noise
     seen *= seen > least
-    index = _some(xp, flux)
-    sample, variance = _at(index, flux), _at(index, flux_variance)
+    index = some_pixels(flux)
+    sample, variance = sampled(flux, index), sampled(flux_variance, index)
     if photons:
-        b = _photons(sample, variance, _at(index, seen))
+        b = _photons(sample, variance, sampled(seen, index))
         new = xp.where(flux > 0, flux, np.float32(0))
         flux_variance += np.float32(b) * xp.maximum(seen, new)
-        variance = _at(index, flux_variance)
+        variance = sampled(flux_variance, index)
     maximum_filter = arrays.scipy_of(seen, "ndimage").maximum_filter
     error, counted = xp.zeros_like(seen), np.zeros(len(sample), bool)
     for reach in _REACHES:
         near = maximum_filter(seen, 2 * round(reach * _half_width(filter_.psf)) + 1)
-        beside = np.where(counted, 0, _at(index, near))
+        beside = np.where(counted, 0, sampled(near, index))
         counted |= beside > 0
         near *= np.float32(_part(sample, variance, beside))
         xp.maximum(error, near, out=error)
     return error
 
 
-def _at(index: Any, plane: Any) -> NDArray[np.float64]:
-    """Some pixels of a plane in the memory of the CPU."""
-    return arrays.on_host(plane.ravel()[index]).astype(np.float64)
-
-
 def _half_width(psf: NDArray[np.float64]) -> int:
     """Half of the full width at half maximum, from the area above it, in whole pixels."""
     return max(1, round(float(np.sqrt((psf > psf.max() / 2).sum() / np.pi))))
-
-
-def _some(xp: Any, flux: Any) -> Any:
-    """Indices of good pixels, about `_SAMPLES` of them spread over the frame."""
-    index = xp.flatnonzero(xp.isfinite(flux))
-    step = max(1, len(index) // _SAMPLES)
-    while np.gcd(step, flux.shape[1]) > 1:
-        step += 1
-    return index[::step]
 
 
 def _photons(

@@ -116,11 +116,12 @@ def subtract(
     Notes
     -----
     The noise is that of the difference, with the variance :math:`V_T + K^2 * V_R`. An image that
-    comes without one has that of its sky, and for the photon noise of its stars a multiple of
-    the matched signal is added, with which the residuals of the fitted stars are what they
-    should be. Where no variance came at all the sum is scaled, tile by tile, to the noise that
-    the difference shows. The errors of the map of fluxes are scaled to what the map shows in any
-    case, but never below what the variances say: the noise of resampled images is correlated.
+    comes without one has that of its sky. Where no variance came at all, the level of the noise and
+    the photon noise of the sources are measured on the difference, and the level is scaled to it
+    tile by tile. Fluxes of point sources are sums over the filter that suits the spectrum of the
+    noise (`fastdiff.matching.spectrum`), and their errors have what matching leaves of other
+    sources (`fastdiff.matching.sources`). They too are scaled to what the map shows, but never below what
+    the variances say: the noise of resampled images is correlated.
 
     A fit makes m (m + 1) / 2 sums over the pixels of each stamp, m the number of functions: 23 for
     Gaussians, size^2 + 1 for single pixels, which is 122 for a kernel of 11 x 11 and so 28 times

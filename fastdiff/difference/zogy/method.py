@@ -80,8 +80,9 @@ def subtract(
     calibrate : bool
         Fit the noise to the difference itself (default): its level to the sky, which takes
         correlated pixels into account, and what sources add beyond their expected noise, from
-        photons that no `gain` told of or from PSFs that differ. False takes the noise of the
-        sky, `gain` and the variances as they are.
+        photons that no `gain` told of or from PSFs that differ; and measure fluxes by the filter
+        that suits the spectrum of that noise (`zogy.noise.measure_again`), which is P_D where D is
+        white. False takes the noise of the sky, `gain` and the variances as they are, and P_D.
 
     Returns
     -------

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastdiff.core import arrays
 from fastdiff.core.stats import SIGMA_PER_MAD, mad_sigma, nonnegative
 from fastdiff.matching.noise import calibrate as scale_to_seen
-from fastdiff.matching.noise import take_off_stripes
+from fastdiff.matching.noise import sampled, some_pixels, take_off_stripes
 from fastdiff.matching.sources import point_sources, systematic_error
 from fastdiff.matching.spectrum import SIDE, noise_spectrum, source_filter
 
@@ -21,7 +21,6 @@ __all__ = ["Maps", "calibrate", "finish", "measure_again"]
 
 _QUIET = 0.1  # light over noise, of pixels that tell the noise of the sky
 _MIN_SOURCES = 5  # that tell the photon noise of others: one may be variable
-_SAMPLES = 200_000  # pixels that tell the noise of a frame
 
 
 class Maps(NamedTuple):
@@ -46,7 +45,6 @@ class Maps(NamedTuple):
 
 def calibrate(
     maps: Maps,
-    good: NDArray[np.bool_],
     source: NDArray[np.float32] | None,
     photons: NDArray[np.float64],
     photons_known: bool,
@@ -56,7 +54,6 @@ def calibrate(
     Parameters
     ----------
     maps : Maps
-    good : ndarray of bool, (ny, nx)
     source : ndarray, (2, ny, nx), or None
         Light of the sources through the squares of the filters, of the image and of the flux;
         None leaves the variances as they are.
@@ -71,13 +68,8 @@ def calibrate(
         Factors of the noise of the image and of the flux.
     """
     xp = arrays.namespace(maps.image)
-    index = xp.flatnonzero(good)
-    index = index[:: _step(len(index), maps.image.shape[1])]
-
-    def sampled(values: Any) -> NDArray[np.float64]:
-        return arrays.on_host(values.ravel()[index]).astype(np.float64)
-
-    registration = sampled(maps.significance)
+    index = some_pixels(maps.image)
+    registration = sampled(maps.significance, index)
     tells_photons = (
         source is not None and not photons_known
         and _count_regions(source[1] > _QUIET * maps.flux_err) >= _MIN_SOURCES
@@ -87,11 +79,11 @@ def calibrate(
         (maps.image, maps.noise, 0.0), (maps.flux, maps.flux_err, registration),
     )  # fmt: skip
     for number, (values, variance, extra) in enumerate(work):
-        sample, known = sampled(values), sampled(variance)
+        sample, known = sampled(values, index), sampled(variance, index)
         if source is None:
             values -= np.float32(np.median(sample))
             continue
-        light = sampled(source[number])
+        light = sampled(source[number], index)
         quiet = light < _QUIET * known
         quiet = quiet if np.count_nonzero(quiet) >= 100 else np.ones(len(index), bool)
         level = np.median(sample[quiet])
@@ -172,14 +164,6 @@ def finish(maps: Maps, blank: NDArray[np.bool_]) -> None:
 
 def _count_regions(where: NDArray[np.bool_]) -> int:
     return int(arrays.scipy_of(where, "ndimage").label(where)[1])
-
-
-def _step(n: int, nx: int) -> int:
-    """Step through n pixels that keeps about `_SAMPLES`, without a factor of the width."""
-    step = max(1, n // _SAMPLES)
-    while np.gcd(step, nx) > 1:
-        step += 1
-    return step
 
 
 def _excess(

@@ -221,7 +221,7 @@ class ZogyPair:
             return
         known = self.options.gain is not None or self.sci.variance is not None
         variance = maps.noise.copy()
-        self.noise_factor = calibrate(maps, good, self.source, self.photons, known)
+        self.noise_factor = calibrate(maps, self.source, self.photons, known)
         if self.options.calibrate:
             variance *= np.float32(self.noise_factor[0] ** 2)
             measure_again(maps, variance, self.light, self.options.tiles, psfs, known, threads)
