@@ -120,8 +120,8 @@ def subtract(
     the photon noise of the sources are measured on the difference, and the level is scaled to it
     tile by tile. Fluxes of point sources are sums over the filter that suits the spectrum of the
     noise (`fastdiff.matching.spectrum`), and their errors have what matching leaves of other
-    sources (`fastdiff.matching.sources`). They too are scaled to what the map shows, but never below what
-    the variances say: the noise of resampled images is correlated.
+    sources (`fastdiff.matching.sources`). They too are scaled to what the map shows, but never
+    below what the variances say: the noise of resampled images is correlated.
 
     A fit makes m (m + 1) / 2 sums over the pixels of each stamp, m the number of functions: 23 for
     Gaussians, size^2 + 1 for single pixels, which is 122 for a kernel of 11 x 11 and so 28 times
